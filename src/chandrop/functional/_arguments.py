@@ -1,0 +1,114 @@
+"""What every function of the family checks before it draws."""
+
+import numbers
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from chandrop.random import check_key
+
+
+def check_input(x: Any) -> None:
+    """Raises unless `x` is an array that can hold ``x / (1 - p)``."""
+    if not isinstance(x, mx.array):
+        raise TypeError(
+            f"Received input of type {type(x).__name__}. Expected an mx.array: mx.array(x)."
+        )
+    check_dtype(x.dtype)
+
+
+def check_dtype(dtype: mx.Dtype) -> None:
+    """Raises unless `dtype` can hold ``1 / (1 - p)``."""
+    if not mx.issubdtype(dtype, mx.inexact):
+        raise TypeError(
+            f"Received dtype {dtype}. Expected a floating-point or complex dtype: "
+            "x.astype(mx.float32)."
+        )
+
+
+def check_rank(x: mx.array, spatial_ndim: int) -> None:
+    """Raises unless `x` has `spatial_ndim` spatial axes, channels and perhaps a batch."""
+    unbatched = spatial_ndim + 1
+    if x.ndim not in (unbatched, unbatched + 1):
+        raise ValueError(
+            f"Received input with {x.ndim} dimensions. "
+            f"Expected {unbatched} or {unbatched + 1} dimensions."
+        )
+
+
+def as_rate(p: Any) -> float | mx.array:
+    """Gives `p` as a float in ``[0, 1]``, or as a float32 array clipped to it.
+
+    A rate is not differentiated: the scale's derivative alone, without that of the draw,
+    would be a biased gradient.
+    """
+    if isinstance(p, mx.array):
+        if mx.issubdtype(p.dtype, mx.complexfloating):
+            raise TypeError(f"Received p of dtype {p.dtype}. Expected a real dtype.")
+        return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
+    if not isinstance(p, numbers.Real) or isinstance(p, bool):
+        raise TypeError(
+            f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
+            "mx.array of them: mx.array(p)."
+        )
+    rate = float(p)
+    if not 0 <= rate <= 1:
+        raise ValueError(f"The dropout probability {p} is not in [0, 1]")
+    return rate
+
+
+def check_rate_shape(rate: float | mx.array, mask_shape: Sequence[int]) -> None:
+    """Raises unless `rate` broadcasts to the mask's shape."""
+    if not isinstance(rate, mx.array):
+        return
+    lengths = zip(reversed(rate.shape), reversed(mask_shape), strict=False)
+    if rate.ndim > len(mask_shape) or any(n not in (1, m) for n, m in lengths):
+        raise ValueError(
+            f"Received p of shape {rate.shape}, which does not broadcast to the mask's "
+            f"shape {tuple(mask_shape)}: a mask has length 1 along the spatial axes."
+        )
+
+
+def as_axes(spatial_axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Gives the spatial axes counted from the first."""
+    axes = (spatial_axes,) if isinstance(spatial_axes, int) else tuple(spatial_axes)
+    for axis in axes:
+        if not -ndim <= operator.index(axis) < ndim:
+            raise ValueError(
+                f"Received spatial axis {axis} for an input with {ndim} dimensions. "
+                f"Expected {-ndim} <= axis < {ndim}."
+            )
+    counted = tuple(axis % ndim for axis in axes)
+    for axis in counted:
+        if counted.count(axis) > 1:
+            raise ValueError(
+                f"Received spatial axes {axes} for an input with {ndim} dimensions, which "
+                f"name axis {axis} twice. Expected each axis once."
+            )
+    return counted
+
+
+def check_keys(key: Any, shape: Sequence[int], axes: Sequence[int]) -> None:
+    """Raises unless `key` is one key, or one for each example along axis 0 of `shape`."""
+    check_key(key)
+    if key.ndim == 1:
+        return
+    if key.ndim > 2:
+        raise ValueError(
+            f"Received keys of shape {key.shape}. Expected one key, (2,), or one for each "
+            "example, (B, 2); for more batch axes, use mx.vmap."
+        )
+    if not shape or 0 in axes:
+        raise ValueError(
+            f"Received a batch of {key.shape[0]} keys for an input of shape "
+            f"{tuple(shape)} without a batch axis (spatial axes {tuple(axes)}). "
+            "Expected one key, (2,)."
+        )
+    if key.shape[0] != shape[0]:
+        raise ValueError(
+            f"Received a batch of {key.shape[0]} keys for an input of shape "
+            f"{tuple(shape)}. Expected one key, (2,), or one for each of the {shape[0]} "
+            f"examples: chandrop.random.example_keys(key, {shape[0]})."
+        )

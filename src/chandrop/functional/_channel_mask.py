@@ -1,0 +1,97 @@
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from chandrop.functional._arguments import (
+    as_axes,
+    as_rate,
+    check_dtype,
+    check_keys,
+    check_rate_shape,
+)
+
+
+def channel_mask(
+    shape: Sequence[int],
+    p: float | mx.array,
+    key: mx.array,
+    spatial_axes: int | Sequence[int],
+    dtype: mx.Dtype = mx.float32,
+) -> mx.array:
+    r"""Draws what :func:`dropout_channels` multiplies by: 0 or :math:`\frac{1}{1-p}`.
+
+    Args:
+        shape: the shape of the input to be masked.
+        p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
+            broadcasts to the mask's shape (a rate per channel, or one traced rate), used
+            as float32. An array's values are not checked, since that would evaluate it:
+            nan gives nan, and what lies outside ``[0, 1]`` acts as clipped.
+        key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for a `shape` that begins with
+            ``B``, which masks example ``i`` by key ``i`` alone.
+        spatial_axes: the axes of `shape` along which the mask is one value: an int or a
+            sequence of ints, negative ones counted from the last. A batch of keys needs
+            axis 0 not to be among them.
+        dtype: a floating-point or complex dtype.
+
+    Returns:
+        The mask: `shape` with 1 at the spatial axes, of dtype `dtype`.
+
+    Raises:
+        TypeError: `p` is neither a real number nor an ``mx.array``; `key` is not a
+            ``uint32`` array; `dtype` is an integer's or bool.
+        ValueError: `p` is outside ``[0, 1]`` or nan, or does not broadcast; an axis is out
+            of range or given twice; `key` has the wrong shape or batch.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import channel_mask
+        >>> mask = channel_mask((8, 28, 28, 16), 0.5, mx.random.key(0), (1, 2))
+        >>> mask.shape
+        (8, 1, 1, 16)
+        >>> sorted(set(mask.flatten().tolist()))
+        [0.0, 2.0]
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
+    using convolutional networks", CVPR 2015. The draw is ``mx.random.bernoulli(1 - p,
+    mask_shape, key=key)``, that of ``mlx.nn.Dropout2d``.
+    """
+    check_dtype(dtype)
+    rate = as_rate(p)
+    axes = as_axes(spatial_axes, len(shape))
+    check_keys(key, shape, axes)
+    mask_shape = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    check_rate_shape(rate, mask_shape)
+    kept = _draw(rate, mask_shape, key)
+    return _materialize((kept * _scale(rate, dtype)).astype(dtype))
+
+
+def _draw(rate: float | mx.array, mask_shape: tuple[int, ...], key: mx.array) -> mx.array:
+    # RandomBits has no derivative, so a key that is being differentiated must not reach it.
+    key = mx.stop_gradient(key)
+    if key.ndim == 1:
+        return mx.random.bernoulli(1 - rate, mask_shape, key=key)
+    # MLX divides by the number of keys.
+    if key.shape[0] == 0:
+        return mx.zeros(mask_shape, dtype=mx.bool_)
+    keep_probability = mx.array(1 - rate)
+    if keep_probability.ndim > 0:
+        keep_probability = mx.broadcast_to(keep_probability, mask_shape)
+    return mx.vmap(
+        lambda keep, key: mx.random.bernoulli(keep, mask_shape[1:], key=key),
+        in_axes=(0 if keep_probability.ndim > 0 else None, 0),
+    )(keep_probability, key)
+
+
+def _scale(rate: float | mx.array, dtype: mx.Dtype) -> mx.array:
+    if isinstance(rate, mx.array):
+        return mx.where(rate == 1, 0.0, 1 / (1 - rate))
+    # An array of one dimension, since MLX before 0.32.4 rounds a literal that it compiles.
+    precision = mx.float64 if dtype == mx.float64 else mx.float32
+    return mx.array([0.0 if rate == 1 else 1 / (1 - rate)], dtype=precision)
+
+
+def _materialize(mask: mx.array) -> mx.array:
+    # mx.compile would fuse the mask's arithmetic into the loop over the input and repeat
+    # it for every element (on the CPU, 13 times slower after a relu). It fuses nothing
+    # across a change of shape.
+    return mx.squeeze(mx.expand_dims(mask, 0), 0)

@@ -1,0 +1,61 @@
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+from chandrop.functional._arguments import check_input
+from chandrop.functional._channel_mask import channel_mask
+from chandrop.functional._multiply import multiply
+
+
+def dropout_channels(
+    x: mx.array, p: float | mx.array, key: mx.array, spatial_axes: int | Sequence[int]
+) -> mx.array:
+    r"""Zeroes channels with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
+
+    One draw serves all of `spatial_axes`, and every other axis has its own: with
+    ``spatial_axes=(1, 2)`` each channel of each ``NHWC`` image is kept or dropped as a
+    whole; with ``()`` each element is; with all axes but the first each example is, which
+    is stochastic depth. The expected value over keys is `x`.
+
+    Args:
+        x: an array of any shape, of a floating-point or complex dtype.
+        p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
+            broadcasts to the mask's shape (a rate per channel, or one traced rate), used
+            as float32. An array's values are not checked, since that would evaluate it:
+            nan gives nan, and what lies outside ``[0, 1]`` acts as clipped.
+        key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for an `x` whose axis 0 has
+            length ``B``, so that example ``i`` is masked by key ``i`` alone, however the
+            batch is cut.
+        spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
+            ones counted from the last. A batch of keys needs axis 0 not to be among them.
+
+    Returns:
+        An array of the shape and dtype of `x`. A dropped value is ``x * 0``: inf and nan
+        in a dropped channel become nan, as in ``mlx.nn`` and torch. The gradient with
+        respect to `x` is the mask; `p` and `key` have none.
+
+    Raises:
+        TypeError: `x` is not an array, or is one of integers or bools; `p` is neither a
+            real number nor an ``mx.array``; `key` is not a ``uint32`` array.
+        ValueError: `p` is outside ``[0, 1]`` or nan, or does not broadcast; an axis is out
+            of range or given twice; `key` has the wrong shape or batch.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import dropout_channels
+        >>> x = mx.ones((2, 3, 4))
+        >>> y = dropout_channels(x, 0.5, mx.random.key(0), spatial_axes=1)
+        >>> y[0].tolist()
+        [[0.0, 2.0, 2.0, 0.0], [0.0, 2.0, 2.0, 0.0], [0.0, 2.0, 2.0, 0.0]]
+        >>> mx.array_equal(y, dropout_channels(x, 0.5, mx.random.key(0), 1)).item()
+        True
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
+    using convolutional networks", CVPR 2015, section 3.2; for all axes but the first,
+    Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016.
+    """
+    check_input(x)
+    mask = channel_mask(x.shape, p, key, spatial_axes, x.dtype)
+    if not isinstance(p, mx.array) and p == 0:
+        return x
+    return multiply(x, mask)

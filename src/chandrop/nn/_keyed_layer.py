@@ -1,0 +1,63 @@
+from abc import abstractmethod
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from chandrop.functional._arguments import as_rate
+from chandrop.random import check_key
+
+
+class KeyedLayer(nn.Module):
+    """A layer that holds a dropout rate and a key, and advances the key at every draw.
+
+    The key is the array attribute ``_key``. The underscore keeps it out of
+    ``parameters()``, so optimizers, weights files and ``set_dtype`` never see it; as an
+    array it is in ``state``, so ``mx.compile(step, inputs=state, outputs=state)`` carries
+    it from step to step.
+    """
+
+    def __init__(self, p: float | mx.array, key: mx.array | None):
+        super().__init__()
+        as_rate(p)
+        if key is None:
+            key = _key_from_global_stream()
+        check_key(key)
+        if key.ndim != 1:
+            raise ValueError(
+                f"Received keys of shape {key.shape}. Expected one key, (2,); a batch of "
+                "keys is given at the call: layer(x, key=keys)."
+            )
+        self._p = p
+        self._key = key
+
+    def __call__(self, x: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Drops in training mode; gives `x` back in eval mode.
+
+        Args:
+            x: the input.
+            key: what to draw with: one key ``(2,)``, or one for each example ``(B, 2)``;
+                the layer's own then stays as it is. Default: the layer splits its own key,
+                draws with one half and keeps the other.
+        """
+        self._check_axes(x)
+        if not self.training:
+            return x
+        if key is None:
+            self._key, key = mx.random.split(mx.stop_gradient(self._key))
+        return self._drop(x, key)
+
+    def _check_axes(self, x: mx.array) -> None:
+        """Raises, in any mode, for an `x` that lacks the layer's axes."""
+
+    @abstractmethod
+    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
+        """The pure function that the layer stands for."""
+
+    def _extra_repr(self) -> str:
+        return f"p={self._p}"
+
+
+def _key_from_global_stream() -> mx.array:
+    # Sixteen bits a draw, because mx.random.randint has only 24 random ones.
+    halves = mx.random.randint(0, 2**16, (2, 2)).astype(mx.uint32)
+    return halves[0] * 2**16 + halves[1]

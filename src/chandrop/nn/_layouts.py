@@ -1,0 +1,160 @@
+"""Dropout layers under the names of the layouts that people use, as in ``mlx.nn``."""
+
+import mlx.core as mx
+
+from chandrop import functional
+from chandrop.functional._arguments import check_rank
+from chandrop.nn._keyed_layer import KeyedLayer
+
+
+class Dropout(KeyedLayer):
+    r"""Drops elements, each on its own: takes the place of ``mlx.nn.Dropout``.
+
+    Args:
+        p: the probability of dropping an element: a number in ``[0, 1]``, or an array that
+            broadcasts to the shape of the input. Default: ``0.5``.
+        key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
+            that ``mx.random.seed`` makes a run repeat.
+
+    Shape:
+        Input and output: any shape, of a floating-point or complex dtype.
+
+    Raises:
+        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
+            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout`.
+        ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
+            also as :func:`chandrop.functional.dropout`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout
+        >>> layer = Dropout(p=0.2)
+        >>> layer(mx.ones((8, 128))).shape
+        (8, 128)
+
+    Source: Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple
+    way to prevent neural networks from overfitting", JMLR 15, 2014.
+    """
+
+    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
+        super().__init__(p, key)
+
+    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
+        return functional.dropout(x, self._p, key)
+
+
+class Dropout1d(KeyedLayer):
+    r"""Drops whole channels of sequences, channels last.
+
+    Args:
+        p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
+            broadcasts to ``(N, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+        key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
+            that ``mx.random.seed`` makes a run repeat.
+
+    Shape:
+        Input and output: ``NLC`` or ``LC``, of a floating-point or complex dtype.
+
+    Raises:
+        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
+            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout1d`.
+        ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
+            for an input of another rank, also as :func:`chandrop.functional.dropout1d`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout1d
+        >>> layer = Dropout1d(p=0.2)
+        >>> layer(mx.ones((8, 100, 16))).shape
+        (8, 100, 16)
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
+    using convolutional networks", CVPR 2015, section 3.2.
+    """
+
+    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
+        super().__init__(p, key)
+
+    def _check_axes(self, x: mx.array) -> None:
+        check_rank(x, 1)
+
+    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
+        return functional.dropout1d(x, self._p, key)
+
+
+class Dropout2d(KeyedLayer):
+    r"""Drops whole channels of images: takes the place of ``mlx.nn.Dropout2d``.
+
+    Args:
+        p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
+            broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+        key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
+            that ``mx.random.seed`` makes a run repeat.
+
+    Shape:
+        Input and output: ``NHWC`` or ``HWC``, of a floating-point or complex dtype.
+
+    Raises:
+        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
+            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout2d`.
+        ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
+            for an input of another rank, also as :func:`chandrop.functional.dropout2d`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout2d
+        >>> layer = Dropout2d(p=0.2)
+        >>> layer(mx.ones((8, 28, 28, 16))).shape
+        (8, 28, 28, 16)
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
+    using convolutional networks", CVPR 2015, section 3.2.
+    """
+
+    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
+        super().__init__(p, key)
+
+    def _check_axes(self, x: mx.array) -> None:
+        check_rank(x, 2)
+
+    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
+        return functional.dropout2d(x, self._p, key)
+
+
+class Dropout3d(KeyedLayer):
+    r"""Drops whole channels of volumes: takes the place of ``mlx.nn.Dropout3d``.
+
+    Args:
+        p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
+            broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+        key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
+            that ``mx.random.seed`` makes a run repeat.
+
+    Shape:
+        Input and output: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
+
+    Raises:
+        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
+            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout3d`.
+        ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
+            for an input of another rank, also as :func:`chandrop.functional.dropout3d`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout3d
+        >>> layer = Dropout3d(p=0.2)
+        >>> layer(mx.ones((2, 8, 28, 28, 16))).shape
+        (2, 8, 28, 28, 16)
+
+    Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
+    using convolutional networks", CVPR 2015, section 3.2.
+    """
+
+    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
+        super().__init__(p, key)
+
+    def _check_axes(self, x: mx.array) -> None:
+        check_rank(x, 3)
+
+    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
+        return functional.dropout3d(x, self._p, key)

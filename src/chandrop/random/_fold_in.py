@@ -1,0 +1,92 @@
+import operator
+
+import mlx.core as mx
+
+from chandrop.random._check_key import check_key
+
+# The golden ratio as a 32-bit fraction: any constant would do, as long as the
+# keys hashed for `data` are not keys that people make, such as mx.random.key(5).
+_DOMAIN = 0x9E3779B9
+
+
+def fold_in(key: mx.array, data: int | mx.array) -> mx.array:
+    """Derives a new key from a key and an integer: a step, an example, a layer.
+
+    The same arguments give the same key, different `data` give independent keys, and
+    the order in which they are asked for does not matter. Arrays derive many keys in
+    one call.
+
+    Args:
+        key: a key ``(2,)`` or an array of keys ``(..., 2)``, ``uint32``.
+        data: an int in ``[0, 2**32)``, or an array of integers of shape ``(...)``, taken
+            modulo ``2**32``. The shapes of `key`, without its last axis, and of `data`
+            broadcast as NumPy's do.
+
+    Returns:
+        Keys of shape ``(..., 2)``, ``uint32``.
+
+    Raises:
+        TypeError: `key` is not a ``uint32`` array; `data` is not of integers.
+        ValueError: `key` has the wrong shape, `data` is out of range, or their shapes do
+            not broadcast.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.random import fold_in
+        >>> key = mx.random.key(0)
+        >>> fold_in(key, 7).shape
+        (2,)
+        >>> fold_in(key, mx.arange(5)).shape
+        (5, 2)
+
+    Source: threefry as a hash, twice: ``draw(key + draw([0x9E3779B9, data]))`` with
+    ``draw(k) = split(k, 1)[0]`` (Salmon, Moraes, Dror and Shaw, "Parallel random numbers:
+    as easy as 1, 2, 3", SC 2011). It is not ``jax.random.fold_in``, but is what these
+    operations give with JAX's ``split`` and ``jax_threefry_partitionable=False``.
+    """
+    check_key(key)
+    words = as_words(data)
+    # RandomBits has no derivative, so a key that is being differentiated must not reach it.
+    key = mx.stop_gradient(key)
+    domain = mx.full(words.shape, _DOMAIN, dtype=mx.uint32)
+    hashed = _draw(mx.stack([domain, words], axis=-1))
+    try:
+        # Not xor: under mx.vmap, MLX's bitwise operations read out of bounds.
+        salted = key + hashed
+    except ValueError as error:
+        raise ValueError(
+            f"Received {key.shape[:-1]} keys and data of shape {words.shape}, "
+            "which do not broadcast."
+        ) from error
+    return _draw(salted)
+
+
+def as_words(data: int | mx.array) -> mx.array:
+    if isinstance(data, mx.array):
+        if not mx.issubdtype(data.dtype, mx.integer):
+            raise TypeError(
+                f"Received data of dtype {data.dtype}. Expected integers to fold in."
+            )
+        return mx.stop_gradient(data.astype(mx.uint32))
+    if isinstance(data, bool) or not hasattr(data, "__index__"):
+        raise TypeError(
+            f"Received data of type {type(data).__name__}. "
+            "Expected an int, or an mx.array of integers, to fold in."
+        )
+    integer = operator.index(data)
+    if not 0 <= integer < 2**32:
+        raise ValueError(
+            f"Received data {integer}. Expected 0 <= data < 2**32; "
+            f"to fold in more bits, fold in twice: fold_in(fold_in(key, high), low)."
+        )
+    return mx.array(integer, dtype=mx.uint32)
+
+
+def _draw(keys: mx.array) -> mx.array:
+    if keys.ndim == 1:
+        return mx.random.split(keys, 1)[0]
+    # MLX divides by the number of keys.
+    if keys.size == 0:
+        return keys
+    flat = mx.vmap(lambda key: mx.random.split(key, 1)[0])(keys.reshape(-1, 2))
+    return flat.reshape(keys.shape)
