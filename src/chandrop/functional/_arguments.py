@@ -3,6 +3,7 @@
 import numbers
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import mlx.core as mx
@@ -11,12 +12,11 @@ from chandrop.random import check_key
 
 
 def check_input(x: Any) -> None:
-    """Raises unless `x` is an array that can hold ``x / (1 - p)``."""
+    """Raises unless `x` is an array; its dtype is checked with the mask's."""
     if not isinstance(x, mx.array):
         raise TypeError(
             f"Received input of type {type(x).__name__}. Expected an mx.array: mx.array(x)."
         )
-    check_dtype(x.dtype)
 
 
 def check_dtype(dtype: mx.Dtype) -> None:
@@ -28,10 +28,10 @@ def check_dtype(dtype: mx.Dtype) -> None:
         )
 
 
-def check_rank(x: mx.array, spatial_ndim: int) -> None:
-    """Raises unless `x` has `spatial_ndim` spatial axes, channels and perhaps a batch."""
+def check_rank(x: Any, spatial_ndim: int) -> None:
+    """Raises if `x` lacks `spatial_ndim` spatial axes, channels and perhaps a batch."""
     unbatched = spatial_ndim + 1
-    if x.ndim not in (unbatched, unbatched + 1):
+    if isinstance(x, mx.array) and x.ndim not in (unbatched, unbatched + 1):
         raise ValueError(
             f"Received input with {x.ndim} dimensions. "
             f"Expected {unbatched} or {unbatched + 1} dimensions."
@@ -48,7 +48,7 @@ def as_rate(p: Any) -> float | mx.array:
         if mx.issubdtype(p.dtype, mx.complexfloating):
             raise TypeError(f"Received p of dtype {p.dtype}. Expected a real dtype.")
         return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
-    if not isinstance(p, numbers.Real) or isinstance(p, bool):
+    if isinstance(p, bool) or not isinstance(p, (float, int, numbers.Real)):
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
             "mx.array of them: mx.array(p)."
@@ -59,10 +59,8 @@ def as_rate(p: Any) -> float | mx.array:
     return rate
 
 
-def check_rate_shape(rate: float | mx.array, mask_shape: Sequence[int]) -> None:
+def check_rate_shape(rate: mx.array, mask_shape: Sequence[int]) -> None:
     """Raises unless `rate` broadcasts to the mask's shape."""
-    if not isinstance(rate, mx.array):
-        return
     lengths = zip(reversed(rate.shape), reversed(mask_shape), strict=False)
     if rate.ndim > len(mask_shape) or any(n not in (1, m) for n, m in lengths):
         raise ValueError(
@@ -71,23 +69,34 @@ def check_rate_shape(rate: float | mx.array, mask_shape: Sequence[int]) -> None:
         )
 
 
-def as_axes(spatial_axes: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """Gives the spatial axes counted from the first."""
-    axes = (spatial_axes,) if isinstance(spatial_axes, int) else tuple(spatial_axes)
-    for axis in axes:
+def axes_and_mask_shape(
+    shape: tuple[int, ...], spatial_axes: int | Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
+    if isinstance(spatial_axes, int):
+        spatial_axes = (spatial_axes,)
+    return _axes_and_mask_shape(shape, tuple(spatial_axes))
+
+
+@lru_cache(maxsize=4096)
+def _axes_and_mask_shape(
+    shape: tuple[int, ...], spatial_axes: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    ndim = len(shape)
+    for axis in spatial_axes:
         if not -ndim <= operator.index(axis) < ndim:
             raise ValueError(
                 f"Received spatial axis {axis} for an input with {ndim} dimensions. "
                 f"Expected {-ndim} <= axis < {ndim}."
             )
-    counted = tuple(axis % ndim for axis in axes)
-    for axis in counted:
-        if counted.count(axis) > 1:
+    axes = tuple(axis % ndim for axis in spatial_axes)
+    for axis in axes:
+        if axes.count(axis) > 1:
             raise ValueError(
-                f"Received spatial axes {axes} for an input with {ndim} dimensions, which "
-                f"name axis {axis} twice. Expected each axis once."
+                f"Received spatial axes {spatial_axes} for an input with {ndim} "
+                f"dimensions, which name axis {axis} twice. Expected each axis once."
             )
-    return counted
+    return axes, tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
 
 def check_keys(key: Any, shape: Sequence[int], axes: Sequence[int]) -> None:

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop.functional._arguments import (
-    as_axes,
     as_rate,
+    axes_and_mask_shape,
     check_dtype,
     check_keys,
     check_rate_shape,
@@ -57,41 +57,38 @@ def channel_mask(
     """
     check_dtype(dtype)
     rate = as_rate(p)
-    axes = as_axes(spatial_axes, len(shape))
+    shape = tuple(shape)
+    axes, mask_shape = axes_and_mask_shape(shape, spatial_axes)
     check_keys(key, shape, axes)
-    mask_shape = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
-    check_rate_shape(rate, mask_shape)
-    kept = _draw(rate, mask_shape, key)
-    return _materialize((kept * _scale(rate, dtype)).astype(dtype))
+    if isinstance(rate, mx.array):
+        check_rate_shape(rate, mask_shape)
+    mask = _draw(1 - rate, mask_shape, key) * _scale(rate, dtype)
+    # mx.compile would fuse the mask's arithmetic into the loop over the input and repeat
+    # it for every element (on the CPU, 13 times slower after a relu), but it fuses nothing
+    # across a change of shape. Hence the draw's extra axis.
+    return mx.squeeze(mask.astype(dtype), 0)
 
 
-def _draw(rate: float | mx.array, mask_shape: tuple[int, ...], key: mx.array) -> mx.array:
+def _scale(rate: float | mx.array, dtype: mx.Dtype) -> float | mx.array:
+    if isinstance(rate, mx.array):
+        return mx.where(rate == 1, 0.0, 1 / (1 - rate))
+    scale = 0.0 if rate == 1 else 1 / (1 - rate)
+    # Beside bools, MLX takes a number as float32.
+    return mx.array(scale, dtype=dtype) if dtype == mx.float64 else scale
+
+
+def _draw(
+    keep_probability: float | mx.array, mask_shape: tuple[int, ...], key: mx.array
+) -> mx.array:
+    """Draws what is kept: bools of shape ``(1, *mask_shape)``."""
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.
     key = mx.stop_gradient(key)
     if key.ndim == 1:
-        return mx.random.bernoulli(1 - rate, mask_shape, key=key)
+        return mx.random.bernoulli(keep_probability, (1, *mask_shape), key=key)
     # MLX divides by the number of keys.
     if key.shape[0] == 0:
-        return mx.zeros(mask_shape, dtype=mx.bool_)
-    keep_probability = mx.array(1 - rate)
-    if keep_probability.ndim > 0:
-        keep_probability = mx.broadcast_to(keep_probability, mask_shape)
+        return mx.zeros((1, *mask_shape), dtype=mx.bool_)
     return mx.vmap(
-        lambda keep, key: mx.random.bernoulli(keep, mask_shape[1:], key=key),
-        in_axes=(0 if keep_probability.ndim > 0 else None, 0),
-    )(keep_probability, key)
-
-
-def _scale(rate: float | mx.array, dtype: mx.Dtype) -> mx.array:
-    if isinstance(rate, mx.array):
-        return mx.where(rate == 1, 0.0, 1 / (1 - rate))
-    # An array of one dimension, since MLX before 0.32.4 rounds a literal that it compiles.
-    precision = mx.float64 if dtype == mx.float64 else mx.float32
-    return mx.array([0.0 if rate == 1 else 1 / (1 - rate)], dtype=precision)
-
-
-def _materialize(mask: mx.array) -> mx.array:
-    # mx.compile would fuse the mask's arithmetic into the loop over the input and repeat
-    # it for every element (on the CPU, 13 times slower after a relu). It fuses nothing
-    # across a change of shape.
-    return mx.squeeze(mx.expand_dims(mask, 0), 0)
+        lambda keep, key: mx.random.bernoulli(keep, (1, *mask_shape[1:]), key=key),
+        out_axes=1,
+    )(mx.broadcast_to(keep_probability, mask_shape), key)

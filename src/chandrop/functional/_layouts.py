@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from chandrop.functional._arguments import check_input, check_rank
+from chandrop.functional._arguments import check_rank
 from chandrop.functional._dropout_channels import dropout_channels
 
 
@@ -59,7 +59,8 @@ def dropout1d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
     using convolutional networks", CVPR 2015, section 3.2.
     """
-    return _dropout_layout(x, p, key, 1)
+    check_rank(x, 1)
+    return dropout_channels(x, p, key, (-2,))
 
 
 def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
@@ -87,7 +88,8 @@ def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
     using convolutional networks", CVPR 2015, section 3.2.
     """
-    return _dropout_layout(x, p, key, 2)
+    check_rank(x, 2)
+    return dropout_channels(x, p, key, (-3, -2))
 
 
 def dropout3d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
@@ -115,12 +117,5 @@ def dropout3d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
     using convolutional networks", CVPR 2015, section 3.2.
     """
-    return _dropout_layout(x, p, key, 3)
-
-
-def _dropout_layout(
-    x: mx.array, p: float | mx.array, key: mx.array, spatial_ndim: int
-) -> mx.array:
-    check_input(x)
-    check_rank(x, spatial_ndim)
-    return dropout_channels(x, p, key, range(-1 - spatial_ndim, -1))
+    check_rank(x, 3)
+    return dropout_channels(x, p, key, (-4, -3, -2))

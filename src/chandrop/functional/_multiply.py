@@ -1,31 +1,37 @@
+import math
+from functools import lru_cache
+
 import mlx.core as mx
 
 # MLX's CPU loop over a broadcast mask runs along the axes after the last spatial one. It
-# is four times slower where they have few elements, and needs no help from 64 on; past
-# 1024 the repeated mask itself costs more than it saves.
-_SHORT, _LONG = 64, 1024
-# The repeated mask stays small beside the input.
-_SHARE = 8
+# is four times slower where they hold few elements, and needs no help from 32 on; past
+# 1024 the repeated mask costs more than it saves.
+_SHORT, _LONG = 32, 1024
+# The repeated mask is at most this share of the input.
+_SHARE = 1 / 8
 
 
 def multiply(x: mx.array, mask: mx.array) -> mx.array:
     """Multiplies by a mask that has 1 at the spatial axes, fast also for few channels."""
-    axis = x.ndim - 1
-    run = 1
-    while axis >= 0 and mask.shape[axis] == x.shape[axis]:
-        run *= x.shape[axis]
-        axis -= 1
-    if x.size == 0 or axis < 0 or not 1 < run < _SHORT:
-        return x * mask
-    length = x.shape[axis]
-    most = min(length, _LONG // run, x.size // (_SHARE * mask.size))
-    repeats = next((n for n in range(most, 1, -1) if length % n == 0), 1)
+    axis, repeats = _repeats(x.shape, mask.shape)
     if repeats == 1:
         return x * mask
-    repeated = mx.contiguous(
-        mx.broadcast_to(mask, (*mask.shape[:axis], repeats, *mask.shape[axis + 1 :]))
-    )
-    if repeats == length:
+    repeated = mx.repeat(mask, repeats, axis)
+    if repeats == x.shape[axis]:
         return x * repeated
-    blocks = mx.unflatten(x, axis, (length // repeats, repeats))
-    return mx.flatten(blocks * mx.expand_dims(repeated, axis), axis, axis + 1)
+    blocks = mx.unflatten(x, axis, (-1, repeats)) * mx.expand_dims(repeated, axis)
+    return mx.flatten(blocks, axis, axis + 1)
+
+
+@lru_cache(maxsize=4096)
+def _repeats(shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> tuple[int, int]:
+    """Gives the last spatial axis, and how often the mask is best repeated along it."""
+    axis, run = len(shape) - 1, 1
+    while axis >= 0 and mask_shape[axis] == shape[axis]:
+        run *= shape[axis]
+        axis -= 1
+    if axis < 0 or not 1 < run < _SHORT or 0 in shape:
+        return axis, 1
+    share = math.prod(shape) * _SHARE / math.prod(mask_shape)
+    most = min(shape[axis], _LONG // run, int(share))
+    return axis, next((n for n in range(most, 1, -1) if shape[axis] % n == 0), 1)

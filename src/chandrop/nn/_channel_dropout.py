@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop import functional
-from chandrop.functional._arguments import as_axes
+from chandrop.functional._arguments import axes_and_mask_shape
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -53,7 +53,7 @@ class ChannelDropout(KeyedLayer):
         self._spatial_axes = tuple(operator.index(axis) for axis in axes)
 
     def _check_axes(self, x: mx.array) -> None:
-        as_axes(self._spatial_axes, x.ndim)
+        axes_and_mask_shape(x.shape, self._spatial_axes)
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         return functional.dropout_channels(x, self._p, key, self._spatial_axes)

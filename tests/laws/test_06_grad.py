@@ -1,0 +1,104 @@
+"""Law 6: the vjp is the mask, as the jvp; second order works; the key's is zero."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from subjects import SUBJECTS, assert_same, normal
+
+each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+
+
+def mask_of(subject, shape, p, key):
+    return subject.call(mx.ones(shape), p, key)
+
+
+@each
+@given(st.data())
+def test_vjp_is_the_mask(subject, data):
+    shape = data.draw(subject.cases())
+    p = data.draw(st.floats(0, 1))
+    key = mx.random.key(data.draw(st.integers(0, 2**32)))
+    x, cotangent = normal(shape), normal(shape, seed=2)
+    outputs, vjps = mx.vjp(lambda x: subject.call(x, p, key), [x], [cotangent])
+    assert_same(outputs[0], subject.call(x, p, key))
+    np.testing.assert_array_equal(vjps[0], cotangent * mask_of(subject, shape, p, key))
+
+
+@each
+def test_jvp_agrees(subject, key):
+    x, tangent = normal(subject.shape()), normal(subject.shape(), seed=2)
+    outputs, jvps = mx.jvp(lambda x: subject.call(x, 0.4, key), [x], [tangent])
+    assert_same(outputs[0], subject.call(x, 0.4, key))
+    np.testing.assert_array_equal(jvps[0], subject.call(tangent, 0.4, key))
+
+
+@each
+def test_second_order(subject, key):
+    """The gradient of ``sum(grad(sum(y**3)))`` is ``6 x mask**3``."""
+    x = normal(subject.shape())
+    first = mx.grad(lambda x: (subject.call(x, 0.4, key) ** 3).sum())
+    second = mx.grad(lambda x: first(x).sum())(x)
+    mask = np.array(mask_of(subject, x.shape, 0.4, key))
+    np.testing.assert_allclose(second, 6 * np.array(x) * mask**3, rtol=1e-5)
+
+
+@each
+@pytest.mark.parametrize("p", [1, mx.array(1.0)], ids=["number", "array"])
+def test_p_1_has_zero_gradient(subject, p, key):
+    x = normal(subject.shape())
+    gradient = mx.grad(lambda x: subject.call(x, p, key).sum())(x)
+    assert_same(gradient, mx.zeros(x.shape))
+
+
+@each
+def test_the_key_and_the_rate_have_zero_gradient(subject, key):
+    x = normal(subject.shape())
+    rate = mx.array(0.5)
+    gradients = mx.grad(lambda *args: subject.call(*args).sum(), argnums=(0, 1, 2))(
+        x, rate, key
+    )
+    np.testing.assert_array_equal(gradients[0], mask_of(subject, x.shape, rate, key))
+    assert gradients[1].item() == 0
+    assert not gradients[2].any()
+    for p in (0.0, 1.0):
+        assert mx.grad(lambda p: subject.call(x, p, key).sum())(mx.array(p)).item() == 0
+
+
+@each
+def test_jvp_over_the_key_and_the_rate_is_zero(subject, key):
+    x = normal(subject.shape())
+    primals = [mx.array(0.5), key]
+    tangents = [mx.array(1.0), mx.ones_like(key)]
+    _, jvps = mx.jvp(lambda p, key: subject.call(x, p, key), primals, tangents)
+    assert not jvps[0].any()
+
+
+@each
+def test_a_batch_of_keys(subject, key):
+    x = normal(subject.shape())
+    if 0 in subject.spatial_axes(x.ndim):
+        pytest.skip("axis 0 is spatial")
+    keys = mx.random.split(key, x.shape[0])
+    gradients = mx.grad(lambda x, keys: subject.call(x, 0.5, keys).sum(), argnums=(0, 1))(
+        x, keys
+    )
+    np.testing.assert_array_equal(gradients[0], mask_of(subject, x.shape, 0.5, keys))
+    assert not gradients[1].any()
+
+
+@each
+def test_grad_of_vmap_and_vmap_of_grad(subject, key):
+    xs = normal((3, *subject.shape()))
+    keys = mx.random.split(key, 3)
+
+    def loss(x, key):
+        return (subject.call(x, 0.5, key) ** 2).sum()
+
+    outer = mx.grad(lambda xs: mx.vmap(loss)(xs, keys).sum())(xs)
+    inner = mx.vmap(mx.grad(loss))(xs, keys)
+    for i in range(3):
+        expected = mx.grad(loss)(xs[i], keys[i])
+        np.testing.assert_array_equal(outer[i], expected)
+        np.testing.assert_array_equal(inner[i], expected)

@@ -1,0 +1,47 @@
+"""Law 11: export and import round-trip, with the key an input."""
+
+import mlx.core as mx
+import pytest
+from subjects import SUBJECTS, assert_same, normal
+
+from chandrop.random import example_keys, fold_in
+
+
+def round_trip(path, function, *args):
+    mx.export_function(str(path), function, *args)
+    return mx.import_function(str(path))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+def test_one_key(subject, get_key, tmp_path):
+    x = normal(subject.shape())
+    imported = round_trip(
+        tmp_path / "f.mlxfn", lambda x, key: subject.call(x, 0.3, key), x, get_key()
+    )
+    for _ in range(2):
+        key = get_key()
+        assert_same(imported(x, key)[0], subject.call(x, 0.3, key))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+def test_a_rate_and_a_batch_of_keys(subject, key, tmp_path):
+    x = normal(subject.shape())
+    if 0 in subject.spatial_axes(x.ndim):
+        pytest.skip("axis 0 is spatial")
+    keys = mx.random.split(key, x.shape[0])
+    imported = round_trip(tmp_path / "f.mlxfn", subject.call, x, mx.array(0.5), keys)
+    for rate in (0.0, 0.2, 1.0):
+        rate = mx.array(rate)
+        assert_same(imported(x, rate, keys)[0], subject.call(x, rate, keys))
+
+
+def test_keys(key, tmp_path):
+    imported = round_trip(
+        tmp_path / "f.mlxfn",
+        lambda key, data: (fold_in(key, data), example_keys(key, 3, data)),
+        key,
+        mx.array(5),
+    )
+    folded, keys = imported(key, mx.array(9))
+    assert_same(folded, fold_in(key, 9))
+    assert_same(keys, example_keys(key, 3, 9))

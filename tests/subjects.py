@@ -1,0 +1,105 @@
+"""Every function and layer, as one kind of thing: a pure function of (x, p, key)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+from hypothesis import strategies as st
+
+import chandrop
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A function or layer under test.
+
+    call: ``(x, p, key) -> y``.
+    spatial_axes: for the rank of an input, the axes that share one draw.
+    ranks: the ranks that it takes, the last of them batched.
+    """
+
+    name: str
+    call: Callable[[mx.array, float | mx.array, mx.array], mx.array]
+    spatial_axes: Callable[[int], tuple[int, ...]]
+    ranks: tuple[int, ...]
+
+    def mask_shape(self, shape):
+        axes = self.spatial_axes(len(shape))
+        return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+
+    def shape(self, batch=3, space=4, channels=5):
+        """A batched input shape whose axes all differ."""
+        rank = self.ranks[-1]
+        return (batch, *range(space, space + rank - 2), channels)[:rank]
+
+    def many(self, draws):
+        """A batched input shape with at least `draws` entries in its mask, and few more."""
+        rank = self.ranks[-1]
+        spatial_axes = self.spatial_axes(rank)
+        side = math.ceil(draws ** (1 / (rank - len(spatial_axes))))
+        return tuple(2 if axis in spatial_axes else side for axis in range(rank))
+
+    def cases(self, max_side=5):
+        """Hypothesis: shapes that it takes."""
+        return st.sampled_from(self.ranks).flatmap(
+            lambda rank: st.tuples(*[st.integers(1, max_side)] * rank)
+        )
+
+
+def _named(spatial_ndim):
+    return lambda rank: tuple(range(rank - 1 - spatial_ndim, rank - 1))
+
+
+def _layer(cls):
+    return lambda x, p, key: cls(p)(x, key=key)
+
+
+def _channels(axes):
+    return lambda x, p, key: chandrop.functional.dropout_channels(x, p, key, axes)
+
+
+def _channel_layer(axes):
+    return lambda x, p, key: chandrop.nn.ChannelDropout(p, axes)(x, key=key)
+
+
+SUBJECTS = [
+    Subject("dropout", chandrop.functional.dropout, _named(0), (1, 3)),
+    Subject("dropout1d", chandrop.functional.dropout1d, _named(1), (2, 3)),
+    Subject("dropout2d", chandrop.functional.dropout2d, _named(2), (3, 4)),
+    Subject("dropout3d", chandrop.functional.dropout3d, _named(3), (4, 5)),
+    Subject("dropout_channels:channels-first", _channels((2, -1)), lambda _: (2, 3), (4,)),
+    Subject("dropout_channels:stochastic-depth", _channels((1, 2)), lambda _: (1, 2), (3,)),
+    Subject("dropout_channels:apart", _channels((1, 3)), lambda _: (1, 3), (5,)),
+    Subject("Dropout", _layer(chandrop.nn.Dropout), _named(0), (1, 3)),
+    Subject("Dropout1d", _layer(chandrop.nn.Dropout1d), _named(1), (2, 3)),
+    Subject("Dropout2d", _layer(chandrop.nn.Dropout2d), _named(2), (3, 4)),
+    Subject("Dropout3d", _layer(chandrop.nn.Dropout3d), _named(3), (4, 5)),
+    Subject("ChannelDropout", _channel_layer((1, -2)), lambda _: (1, 2), (4,)),
+]
+FUNCTIONS = [subject for subject in SUBJECTS if subject.name.startswith("dropout")]
+
+
+def normal(shape, dtype=mx.float32, seed=1):
+    """An input without zeros, so that ``y / x`` shows the mask."""
+    x = mx.random.normal(shape, key=mx.random.key(seed))
+    return mx.where(mx.abs(x) < 0.01, 1.0, x).astype(dtype)
+
+
+def bits(array):
+    """The bits of an array, so that -0 and nan compare too."""
+    import numpy as np
+
+    if array.dtype == mx.complex64:
+        array = mx.stack([mx.real(array), mx.imag(array)])
+    width = {2: mx.uint16, 4: mx.uint32, 8: mx.uint64}[array.dtype.size]
+    return np.array(array.view(width))
+
+
+def assert_same(a, b):
+    """Same shape, dtype and bits."""
+    import numpy as np
+
+    assert a.shape == b.shape
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(bits(a), bits(b))
