@@ -69,22 +69,26 @@ def check_rate_shape(rate: mx.array, mask_shape: Sequence[int]) -> None:
         )
 
 
-def axes_and_mask_shape(
-    shape: tuple[int, ...], spatial_axes: int | Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
-    if isinstance(spatial_axes, int):
-        spatial_axes = (spatial_axes,)
-    return _axes_and_mask_shape(shape, tuple(spatial_axes))
+def as_axes(spatial_axes: int | Sequence[int]) -> tuple[int, ...]:
+    """Gives the spatial axes as a tuple."""
+    axes = (spatial_axes,) if isinstance(spatial_axes, int) else spatial_axes
+    try:
+        return tuple(map(operator.index, axes))
+    except TypeError:
+        raise TypeError(
+            f"Received spatial axes {spatial_axes!r}. "
+            "Expected an int or a sequence of ints."
+        ) from None
 
 
 @lru_cache(maxsize=4096)
-def _axes_and_mask_shape(
+def axes_and_mask_shape(
     shape: tuple[int, ...], spatial_axes: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
     ndim = len(shape)
     for axis in spatial_axes:
-        if not -ndim <= operator.index(axis) < ndim:
+        if not -ndim <= axis < ndim:
             raise ValueError(
                 f"Received spatial axis {axis} for an input with {ndim} dimensions. "
                 f"Expected {-ndim} <= axis < {ndim}."

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop.functional._arguments import (
+    as_axes,
     as_rate,
     axes_and_mask_shape,
     check_dtype,
@@ -58,7 +59,7 @@ def channel_mask(
     check_dtype(dtype)
     rate = as_rate(p)
     shape = tuple(shape)
-    axes, mask_shape = axes_and_mask_shape(shape, spatial_axes)
+    axes, mask_shape = axes_and_mask_shape(shape, as_axes(spatial_axes))
     check_keys(key, shape, axes)
     if isinstance(rate, mx.array):
         check_rate_shape(rate, mask_shape)

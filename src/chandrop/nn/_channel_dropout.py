@@ -1,10 +1,9 @@
-import operator
 from collections.abc import Sequence
 
 import mlx.core as mx
 
 from chandrop import functional
-from chandrop.functional._arguments import axes_and_mask_shape
+from chandrop.functional._arguments import as_axes, axes_and_mask_shape
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -49,8 +48,7 @@ class ChannelDropout(KeyedLayer):
         key: mx.array | None = None,
     ):
         super().__init__(p, key)
-        axes = (spatial_axes,) if isinstance(spatial_axes, int) else spatial_axes
-        self._spatial_axes = tuple(operator.index(axis) for axis in axes)
+        self._spatial_axes = as_axes(spatial_axes)
 
     def _check_axes(self, x: mx.array) -> None:
         axes_and_mask_shape(x.shape, self._spatial_axes)

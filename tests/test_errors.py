@@ -1,0 +1,297 @@
+"""Every bad input: its type, what the message says, and that the fix it names works."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn
+import numpy as np
+import pytest
+from subjects import SUBJECTS, normal
+
+import chandrop
+from chandrop.functional import (
+    channel_mask,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_channels,
+)
+from chandrop.random import check_key, example_keys, fold_in
+
+each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+RATE = r"The dropout probability {} is not in \[0, 1\]"
+
+
+@each
+@pytest.mark.parametrize("p", [-0.1, 1.1, 20, math.nan, math.inf, -math.inf])
+def test_rate_out_of_range(subject, p, key):
+    with pytest.raises(ValueError, match=RATE.format(p)):
+        subject.call(normal(subject.shape()), p, key)
+
+
+@each
+@pytest.mark.parametrize("p", ["0.5", None, True, np.array([0.5]), [0.5], 0.5j], ids=str)
+def test_rate_of_another_type(subject, p, key):
+    message = (
+        rf"Received p of type {type(p).__name__}\. Expected a number in \[0, 1\] or an"
+    )
+    with pytest.raises(TypeError, match=message):
+        subject.call(normal(subject.shape()), p, key)
+
+
+@each
+def test_rate_of_a_complex_dtype(subject, key):
+    with pytest.raises(
+        TypeError, match=r"Received p of dtype .*complex64\. Expected a real"
+    ):
+        subject.call(normal(subject.shape()), mx.array(0.5 + 0j), key)
+
+
+def test_numpy_scalars_are_numbers(key):
+    x = normal((4, 8))
+    for p in (np.float64(0.5), np.float32(0.5), np.int64(1)):
+        assert mx.array_equal(dropout(x, p, key), dropout(x, float(p), key))
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 1), (4, 3, 1, 6), (1, 1, 1, 1, 6)], ids=str)
+def test_rates_that_do_not_broadcast(shape, key):
+    message = rf"Received p of shape \({', '.join(map(str, shape))},?\), which does not"
+    with pytest.raises(ValueError, match=message):
+        dropout2d(mx.ones((4, 3, 3, 6)), mx.full(shape, 0.5), key)
+
+
+@each
+@pytest.mark.parametrize("dtype", [mx.int32, mx.uint8, mx.bool_], ids=str)
+def test_integer_and_bool_inputs(subject, dtype, key):
+    message = (
+        rf"Received dtype {dtype}\. Expected a floating-point or complex dtype: x\.ast"
+    )
+    with pytest.raises(TypeError, match=message):
+        subject.call(mx.ones(subject.shape(), dtype=dtype), 0.5, key)
+
+
+@pytest.mark.parametrize("x", [np.ones((2, 3, 3, 4), np.float32), [[[1.0]]], 1.0, None])
+@pytest.mark.parametrize("function", [dropout, dropout1d, dropout2d, dropout3d])
+def test_inputs_that_are_no_array(function, x, key):
+    message = (
+        rf"Received input of type {type(x).__name__}\. Expected an mx\.array: mx\.array"
+    )
+    with pytest.raises(TypeError, match=message):
+        function(x, 0.5, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("Dropout1d", (2, 3)), ("Dropout2d", (3, 4)), ("Dropout3d", (4, 5))]
+)
+@pytest.mark.parametrize("rank", range(7))
+@pytest.mark.parametrize("training", [True, False])
+def test_ranks_and_their_errors_are_those_of_mlx_nn(name, ranks, rank, training, key):
+    layer = getattr(chandrop.nn, name)(key=key)
+    layer.train(training)
+    x = mx.ones((2,) * rank)
+    function = getattr(chandrop.functional, name.lower())
+    if rank in ranks:
+        assert layer(x).shape == x.shape
+        assert function(x, 0.5, key).shape == x.shape
+        return
+    message = (
+        f"Received input with {rank} dimensions. "
+        f"Expected {ranks[0]} or {ranks[1]} dimensions."
+    )
+    with pytest.raises(ValueError) as error:
+        layer(x)
+    assert str(error.value) == message
+    with pytest.raises(ValueError) as error:
+        function(x, 0.5, key)
+    assert str(error.value) == message
+    if hasattr(mlx.nn, name):
+        with pytest.raises(ValueError) as error:
+            getattr(mlx.nn, name)()(x)
+        assert str(error.value) == message
+
+
+@pytest.mark.parametrize("axes", [4, -5, (1, 4), (0, -5)], ids=str)
+def test_axes_out_of_range(axes, key):
+    message = (
+        r"Received spatial axis -?\d for an input with 4 dimensions\. Expected -4 <= a"
+    )
+    with pytest.raises(ValueError, match=message):
+        dropout_channels(mx.ones((2, 3, 4, 5)), 0.5, key, axes)
+    with pytest.raises(ValueError, match=message):
+        channel_mask((2, 3, 4, 5), 0.5, key, axes)
+    for mode in (True, False):
+        with pytest.raises(ValueError, match=message):
+            chandrop.nn.ChannelDropout(0.5, axes).train(mode)(mx.ones((2, 3, 4, 5)))
+
+
+@pytest.mark.parametrize("axes", [(1, 1), (1, -3), (-1, 0, 3)], ids=str)
+def test_axes_given_twice(axes, key):
+    message = r"Received spatial axes \(.*\) for an input with 4 .* name axis \d twice"
+    with pytest.raises(ValueError, match=message):
+        dropout_channels(mx.ones((2, 3, 4, 5)), 0.5, key, axes)
+    with pytest.raises(ValueError, match=message):
+        channel_mask((2, 3, 4, 5), 0.5, key, list(axes))
+
+
+@pytest.mark.parametrize("axes", [1.0, (1.0,), "1", None, (None,)], ids=repr)
+def test_axes_that_are_no_integers(axes, key):
+    message = r"Received spatial axes .*\. Expected an int or a sequence of ints\."
+    with pytest.raises(TypeError, match=message):
+        dropout_channels(mx.ones((2, 3)), 0.5, key, axes)
+    with pytest.raises(TypeError, match=message):
+        chandrop.nn.ChannelDropout(0.5, axes)
+
+
+@each
+@pytest.mark.parametrize("key", [0, 7, True, None, np.array([0, 1], np.uint32), (0, 1)])
+def test_keys_of_another_type(subject, key):
+    if key is None and subject.name[0].isupper():
+        pytest.skip("a layer without a key uses its own")
+    seed = 7 if isinstance(key, int) and key == 7 else 0
+    message = rf"Received a key of type .*\. Expected a key: mx\.random\.key\({seed}\)\."
+    with pytest.raises(TypeError, match=message):
+        subject.call(normal(subject.shape()), 0.5, key)
+
+
+@each
+@pytest.mark.parametrize("dtype", [mx.int32, mx.uint64, mx.float32], ids=str)
+def test_keys_of_another_dtype(subject, dtype):
+    message = rf"Received a key of dtype {dtype}\. Expected uint32, as mx\.random\.key\(0\)"
+    with pytest.raises(TypeError, match=message):
+        subject.call(normal(subject.shape()), 0.5, mx.array([0, 1]).astype(dtype))
+
+
+@each
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (4,), (3, 1), (2, 3)], ids=str)
+def test_keys_of_another_shape(subject, shape):
+    message = (
+        r"Received a key of shape .*\. Expected \(2,\) for one key, as mx\.random\.key"
+    )
+    with pytest.raises(ValueError, match=message):
+        subject.call(normal(subject.shape()), 0.5, mx.zeros(shape, dtype=mx.uint32))
+
+
+@each
+@pytest.mark.parametrize("batch", [0, 1, 2, 4])
+def test_a_batch_of_keys_that_does_not_match(subject, batch, key):
+    shape = subject.shape(batch=3)
+    if 0 in subject.spatial_axes(len(shape)):
+        pytest.skip("axis 0 is spatial")
+    keys = mx.random.split(key, 4)[:batch]
+    with pytest.raises(ValueError, match=rf"Received a batch of {batch} keys") as error:
+        subject.call(normal(shape), 0.5, keys)
+    fix = "chandrop.random.example_keys(key, 3)"
+    assert fix in str(error.value)
+    subject.call(normal(shape), 0.5, eval(fix))
+
+
+@each
+def test_a_batch_of_keys_for_one_example(subject, key):
+    shape = subject.shape()[1:]
+    if len(shape) not in subject.ranks or not subject.spatial_axes(len(shape)):
+        pytest.skip("it takes no unbatched input with spatial axes")
+    keys = mx.random.split(key, shape[0])
+    with pytest.raises(
+        ValueError, match=r"without a batch axis \(spatial axes \(0,.*\(2,\)"
+    ):
+        subject.call(normal(shape), 0.5, keys)
+
+
+def test_a_batch_of_keys_where_axis_0_is_spatial(key):
+    keys = mx.random.split(key, 3)
+    with pytest.raises(
+        ValueError, match=r"Received a batch of 3 keys .* without a batch axi"
+    ):
+        dropout_channels(mx.ones((3, 4)), 0.5, keys, -2)
+    with pytest.raises(
+        ValueError, match=r"Received a batch of 3 keys .* without a batch axi"
+    ):
+        dropout(mx.array(1.0), 0.5, keys)
+
+
+def test_a_batch_of_batches_of_keys(key):
+    keys = mx.random.split(key, 6).reshape(3, 2, 2)
+    with pytest.raises(
+        ValueError, match=r"Received keys of shape \(3, 2, 2\)\. .*mx\.vmap"
+    ):
+        dropout(mx.ones((3, 2)), 0.5, keys)
+
+
+@pytest.mark.parametrize("dtype", [mx.int32, mx.bool_], ids=str)
+def test_a_mask_of_an_integer_dtype(dtype, key):
+    with pytest.raises(
+        TypeError, match=rf"Received dtype {dtype}\. Expected a floating-point"
+    ):
+        channel_mask((3, 4), 0.5, key, 0, dtype)
+
+
+@pytest.mark.parametrize("name", ["Dropout", "Dropout1d", "Dropout2d", "Dropout3d"])
+def test_layers_check_what_they_are_built_with(name, key):
+    layer = getattr(chandrop.nn, name)
+    with pytest.raises(ValueError, match=RATE.format(1.5)):
+        layer(1.5)
+    with pytest.raises(
+        TypeError, match=r"Received a key of type int\. .*mx\.random\.key\(3\)"
+    ):
+        layer(0.5, key=3)
+    with pytest.raises(
+        ValueError, match=r"Received keys of shape \(3, 2\)\. Expected one key"
+    ):
+        layer(0.5, key=mx.random.split(key, 3))
+    with pytest.raises(TypeError, match="positional"):
+        layer(0.5, key)
+
+
+@pytest.mark.parametrize("data", [-1, 2**32, 2**64])
+def test_fold_in_data_out_of_range(data, key):
+    with pytest.raises(
+        ValueError, match=rf"Received data {data}\. Expected 0 <= data < 2\*\*"
+    ):
+        fold_in(key, data)
+
+
+@pytest.mark.parametrize("data", [1.0, "1", None, True, [1]], ids=repr)
+def test_fold_in_data_of_another_type(data, key):
+    with pytest.raises(
+        TypeError, match=rf"Received data of type {type(data).__name__}\. Exp"
+    ):
+        fold_in(key, data)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bool_], ids=str)
+def test_fold_in_data_of_another_dtype(dtype, key):
+    with pytest.raises(
+        TypeError, match=rf"Received data of dtype {dtype}\. Expected integer"
+    ):
+        fold_in(key, mx.array([1]).astype(dtype))
+
+
+def test_fold_in_shapes_that_do_not_broadcast(key):
+    with pytest.raises(
+        ValueError, match=r"Received \(3,\) keys and data of shape \(4,\), wh"
+    ):
+        fold_in(mx.random.split(key, 3), mx.arange(4))
+
+
+def test_fold_in_checks_its_key():
+    with pytest.raises(TypeError, match=r"Expected a key: mx\.random\.key\(5\)\."):
+        fold_in(5, 1)
+    check_key(mx.random.key(5))
+
+
+def test_example_keys(key):
+    with pytest.raises(
+        ValueError, match=r"Received keys of shape \(3, 2\)\. Expected one key"
+    ):
+        example_keys(mx.random.split(key, 3), 3)
+    with pytest.raises(ValueError, match=r"Received n = -1 examples\. Expected n >= 0\."):
+        example_keys(key, -1)
+    with pytest.raises(TypeError, match="integer"):
+        example_keys(key, 2.0)
+    with pytest.raises(
+        ValueError, match=r"fold the step in: example_keys\(fold_in\(key, st"
+    ):
+        example_keys(key, 8, 2**32 - 7)
+    with pytest.raises(TypeError, match="Received data of type float"):
+        example_keys(key, 8, 1.5)

@@ -1,0 +1,166 @@
+"""Layers as modules: their key is state, and they take the place of mlx.nn's."""
+
+import pickle
+
+import mlx.core as mx
+import mlx.nn
+import mlx.optimizers
+import pytest
+from mlx.utils import tree_flatten
+from subjects import assert_same, normal
+
+import chandrop
+from chandrop import functional
+
+SHAPES = {
+    "Dropout": (4, 6),
+    "Dropout1d": (4, 3, 6),
+    "Dropout2d": (4, 3, 3, 6),
+    "Dropout3d": (4, 2, 3, 3, 6),
+}
+each = pytest.mark.parametrize("name", SHAPES)
+
+
+@each
+def test_a_call_splits_the_key_as_jax_does(name, key):
+    layer = getattr(chandrop.nn, name)(0.4, key=key)
+    x = normal(SHAPES[name])
+    function = getattr(functional, name.lower())
+    for _ in range(3):
+        key, sub = mx.random.split(key)
+        assert_same(layer(x), function(x, 0.4, sub))
+        assert_same(layer._key, key)
+
+
+@each
+def test_a_given_key_leaves_its_own_as_it_is(name, key):
+    layer = getattr(chandrop.nn, name)(0.4, key=key)
+    x, other = normal(SHAPES[name]), mx.random.key(1)
+    assert_same(layer(x, key=other), getattr(functional, name.lower())(x, 0.4, other))
+    assert_same(layer._key, key)
+    keys = mx.random.split(other, 4)
+    assert_same(layer(x, key=keys), getattr(functional, name.lower())(x, 0.4, keys))
+
+
+@each
+def test_eval_mode_is_the_identity_and_keeps_the_key(name, key):
+    layer = getattr(chandrop.nn, name)(0.4, key=key).eval()
+    x = normal(SHAPES[name])
+    assert layer(x) is x
+    assert layer(x, key=key) is x
+    assert_same(layer._key, key)
+    layer.train()
+    assert not mx.array_equal(layer(x), x)
+
+
+@each
+def test_drop_in_for_mlx_nn(name):
+    ours = getattr(chandrop.nn, name)
+    assert repr(ours()) == f"{name}(p=0.5)"
+    assert isinstance(ours(), mlx.nn.Module)
+    if name == "Dropout1d":
+        return
+    theirs = getattr(mlx.nn, name)
+    assert repr(ours(0.25)) == repr(theirs(0.25))
+    assert repr(ours(p=0.25)) == repr(theirs(p=0.25))
+    for wrong in (-0.1, 1.5):
+        with pytest.raises(ValueError) as our_error:
+            ours(wrong)
+        with pytest.raises(ValueError) as their_error:
+            theirs(wrong)
+        assert str(our_error.value) == str(their_error.value).replace("[0, 1)", "[0, 1]")
+
+
+def test_mlx_nn_seed_makes_a_run_repeat():
+    def run():
+        mx.random.seed(7)
+        layers = [chandrop.nn.Dropout2d(), chandrop.nn.Dropout2d()]
+        return [layer(mx.ones((4, 2, 2, 32))) for layer in layers]
+
+    first, second = run(), run()
+    for one, other in zip(first, second, strict=True):
+        assert_same(one, other)
+    assert not mx.array_equal(first[0], first[1])
+
+
+def model(key=None):
+    return mlx.nn.Sequential(
+        mlx.nn.Linear(6, 8), chandrop.nn.Dropout(0.5, key=key), mlx.nn.Linear(8, 2)
+    )
+
+
+def test_the_key_is_state_and_not_a_parameter():
+    network = model()
+    assert any("_key" in name for name, _ in tree_flatten(network.state))
+    assert not any("_key" in name for name, _ in tree_flatten(network.parameters()))
+    assert not any(
+        "_key" in name for name, _ in tree_flatten(network.trainable_parameters())
+    )
+
+
+def test_an_array_of_rates_is_no_parameter(key):
+    layer = chandrop.nn.Dropout1d(mx.array([0.0, 1.0]), key=key)
+    layer.unfreeze()
+    assert layer.parameters() == {}
+    x = normal((4, 3, 2))
+    assert_same(layer(x)[..., 0], x[..., 0])
+
+
+def test_what_works_on_parameters_leaves_the_key_alone(tmp_path):
+    network = model()
+    key = network.layers[1]._key
+    network.set_dtype(mx.float16)
+    network.freeze()
+    network.unfreeze()
+    network.save_weights(str(tmp_path / "weights.safetensors"))
+    plain = mlx.nn.Sequential(mlx.nn.Linear(6, 8), mlx.nn.Dropout(0.5), mlx.nn.Linear(8, 2))
+    plain.load_weights(str(tmp_path / "weights.safetensors"), strict=True)
+    plain.save_weights(str(tmp_path / "plain.safetensors"))
+    network.load_weights(str(tmp_path / "plain.safetensors"), strict=True)
+    assert_same(network.layers[1]._key, key)
+
+
+def test_training_with_an_optimizer_is_the_same_compiled(compiles):
+    def train(compile_step):
+        mx.random.seed(3)
+        network = model()
+        optimizer = mlx.optimizers.Adam(1e-2)
+        state = [network.state, optimizer.state]
+        x, y = normal((16, 6)), normal((16, 2), seed=2)
+
+        def loss(network, x, y):
+            return ((network(x) - y) ** 2).mean()
+
+        loss_and_gradients = mlx.nn.value_and_grad(network, loss)
+
+        def step(x, y):
+            value, gradients = loss_and_gradients(network, x, y)
+            optimizer.update(network, gradients)
+            return value
+
+        if compile_step:
+            step = mx.compile(step, inputs=state, outputs=state)
+        losses = [step(x, y).item() for _ in range(5)]
+        return losses, network.layers[1]._key
+
+    eager, eager_key = train(False)
+    compiled, compiled_key = train(True)
+    assert compiled == pytest.approx(eager, rel=1e-5)
+    assert_same(eager_key, compiled_key)
+
+
+def test_a_pickle_keeps_the_key(key):
+    layer = chandrop.nn.ChannelDropout(0.4, (1, 2), key=key)
+    copy = pickle.loads(pickle.dumps(layer))
+    x = normal((4, 3, 3, 6))
+    assert_same(layer(x), copy(x))
+
+
+def test_channel_dropout(key):
+    x = normal((4, 6, 3, 3))
+    layer = chandrop.nn.ChannelDropout(0.4, [2, -1], key=key)
+    assert repr(layer) == "ChannelDropout(p=0.4, spatial_axes=(2, -1))"
+    _, sub = mx.random.split(key)
+    assert_same(layer(x), functional.dropout_channels(x, 0.4, sub, (2, 3)))
+    one_axis = chandrop.nn.ChannelDropout(0.4, 1, key=key)
+    assert_same(one_axis(x), functional.dropout_channels(x, 0.4, sub, 1))
