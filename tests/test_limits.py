@@ -20,7 +20,7 @@ def test_vmap_of_grad_through_stacked_convolutions(key):
     def loss(weight, key):
         return mx.conv2d(dropout2d(mx.conv2d(x, weight), 0.5, key), weight).sum()
 
-    with pytest.raises(ValueError, match="AsStrided"):
+    with pytest.raises((ValueError, RuntimeError), match=r"AsStrided|Pad"):
         mx.eval(mx.vmap(mx.grad(loss))(weights, keys))
     gradients = mx.grad(lambda weights: mx.vmap(loss)(weights, keys).sum())(weights)
     for i in range(3):

@@ -63,23 +63,31 @@ def channel_mask(
     check_keys(key, shape, axes)
     if isinstance(rate, mx.array):
         check_rate_shape(rate, mask_shape)
-    mask = _draw(1 - rate, mask_shape, key) * _scale(rate, dtype)
+    keep_probability, scale = _keep_probability_and_scale(rate, dtype)
+    mask = _draw(keep_probability, mask_shape, key) * scale
     # mx.compile would fuse the mask's arithmetic into the loop over the input and repeat
     # it for every element (on the CPU, 13 times slower after a relu), but it fuses nothing
     # across a change of shape. Hence the draw's extra axis.
     return mx.squeeze(mask.astype(dtype), 0)
 
 
-def _scale(rate: float | mx.array, dtype: mx.Dtype) -> float | mx.array:
+def _keep_probability_and_scale(
+    rate: float | mx.array, dtype: mx.Dtype
+) -> tuple[mx.array, mx.array]:
     if isinstance(rate, mx.array):
-        return mx.where(rate == 1, 0.0, 1 / (1 - rate))
+        return 1 - rate, mx.where(rate == 1, 0.0, 1 / (1 - rate))
+    # Slices of one array, since MLX writes a lone number into the source of the kernel that
+    # it compiles: one more run of the compiler for every rate, and in old MLX with too few
+    # digits, so that compiled and eager would differ.
     scale = 0.0 if rate == 1 else 1 / (1 - rate)
-    # Beside bools, MLX takes a number as float32.
-    return mx.array(scale, dtype=dtype) if dtype == mx.float64 else scale
+    numbers = mx.array([1 - rate, scale])
+    if dtype == mx.float64:
+        return numbers[:1], mx.array(scale, dtype=dtype)
+    return numbers[:1], numbers[1:]
 
 
 def _draw(
-    keep_probability: float | mx.array, mask_shape: tuple[int, ...], key: mx.array
+    keep_probability: mx.array, mask_shape: tuple[int, ...], key: mx.array
 ) -> mx.array:
     """Draws what is kept: bools of shape ``(1, *mask_shape)``."""
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.

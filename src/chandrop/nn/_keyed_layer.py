@@ -43,7 +43,7 @@ class KeyedLayer(nn.Module):
         if not self.training:
             return x
         if key is None:
-            self._key, key = mx.random.split(mx.stop_gradient(self._key))
+            self._key, key = _split(self._key)
         return self._drop(x, key)
 
     def _check_axes(self, x: mx.array) -> None:
@@ -55,6 +55,12 @@ class KeyedLayer(nn.Module):
 
     def _extra_repr(self) -> str:
         return f"p={self._p}"
+
+
+def _split(key: mx.array) -> list[mx.array]:
+    """Gives two keys, those of ``mx.random.split``, faster than by unpacking its rows."""
+    # RandomBits has no derivative, so a key that is being differentiated must not reach it.
+    return mx.split(mx.random.split(mx.stop_gradient(key)).flatten(), 2)
 
 
 def _key_from_global_stream() -> mx.array:

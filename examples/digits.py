@@ -1,0 +1,239 @@
+"""Learns handwritten digits with channel dropout, and shows what the network does not know.
+
+    python examples/digits.py
+
+Trains a small convolutional network on the 1,797 digits of 8x8 pixels that scikit-learn
+ships, then evaluates an ensemble of its subnetworks, one for each key, by ``mx.vmap``
+(Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016), and draws the
+digits that the ensemble agrees on, those that it does not, and how it comes to disagree
+as a digit is turned.
+"""
+
+import argparse
+import time
+from functools import partial
+
+import matplotlib.pyplot as plt
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
+from numpy.typing import NDArray
+from scipy.ndimage import rotate
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from chandrop.nn import Dropout2d
+from chandrop.random import fold_in
+
+MEMBERS = 32
+BATCH = 64
+ANGLES = range(0, 181, 10)
+
+Floats = NDArray[np.floating]
+Labels = NDArray[np.integer]
+
+
+class DigitNetwork(nn.Module):
+    """Three convolutions, each followed by channel dropout, and a linear layer."""
+
+    def __init__(self, p: float = 0.2):
+        super().__init__()
+        self.convolutions = [
+            nn.Conv2d(1, 16, kernel_size=3, padding=1),
+            nn.Conv2d(16, 32, kernel_size=3, padding=1),
+            nn.Conv2d(32, 32, kernel_size=3, padding=1),
+        ]
+        self.dropouts = [Dropout2d(p) for _ in self.convolutions]
+        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
+        self.head = nn.Linear(32 * 2 * 2, 10)
+
+    def __call__(self, x: mx.array, key: mx.array | None = None) -> mx.array:
+        """Gives logits ``(B, 10)`` for images ``(B, 8, 8, 1)``.
+
+        Without a key the dropout layers use their own, as in training; with one they
+        draw from it, so that the key is all that tells one member from another.
+        """
+        for place, (convolution, dropout) in enumerate(
+            zip(self.convolutions, self.dropouts, strict=True)
+        ):
+            x = nn.relu(convolution(x))
+            x = dropout(x, key=None if key is None else fold_in(key, place))
+            if place < 2:
+                x = self.pool(x)
+        return self.head(x.flatten(1))
+
+
+def train(network: DigitNetwork, images: Floats, labels: Labels, epochs: int) -> None:
+    """Trains in place, by a compiled step that carries the dropout keys as state."""
+    steps = epochs * (len(images) // BATCH)
+    optimizer = optim.Adam(learning_rate=optim.cosine_decay(4e-3, steps))
+    state = [network.state, optimizer.state]
+
+    def loss(network: DigitNetwork, x: mx.array, y: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(network(x), y, reduction="mean")
+
+    loss_and_gradients = nn.value_and_grad(network, loss)
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(x: mx.array, y: mx.array) -> mx.array:
+        value, gradients = loss_and_gradients(network, x, y)
+        optimizer.update(network, gradients)
+        return value
+
+    network.train()
+    generator = np.random.default_rng(0)
+    with tqdm(total=steps, desc="training", unit="step") as progress:
+        for _ in range(epochs):
+            order = generator.permutation(len(images))
+            for start in range(0, len(order) - BATCH + 1, BATCH):
+                batch = order[start : start + BATCH]
+                value = step(mx.array(images[batch]), mx.array(labels[batch]))
+                mx.eval(value, state)
+                progress.set_postfix(loss=f"{value.item():.3f}", refresh=False)
+                progress.update()
+
+
+def member_probabilities(network: DigitNetwork, images: Floats, key: mx.array) -> Floats:
+    """Gives what each member of the ensemble says: ``(MEMBERS, B, 10)``.
+
+    One key is one subnetwork: it is broadcast over the batch, so that a member drops the
+    same channels for every image.
+    """
+    network.train()
+    x = mx.array(images)
+
+    def member(key: mx.array) -> mx.array:
+        return mx.softmax(network(x, mx.broadcast_to(key, (len(x), 2))), axis=-1)
+
+    return np.array(mx.vmap(member)(mx.random.split(key, MEMBERS)))
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """In nats, over the last axis."""
+    return -(probabilities * np.log(probabilities + 1e-12)).sum(-1)
+
+
+def disagreement(members: Floats) -> Floats:
+    """The mutual information of label and member, in nats (Houlsby et al., 2011).
+
+    It is 0 where all members say the same, however uncertain each of them is.
+    """
+    return entropy(members.mean(0)) - entropy(members).mean(0)
+
+
+def turned(images: Floats) -> Floats:
+    """Gives images ``(B, 8, 8, 1)`` turned by each angle: ``(angles, B, 8, 8, 1)``."""
+    turns = [rotate(images, angle, axes=(1, 2), reshape=False, order=1) for angle in ANGLES]
+    return np.stack(turns).clip(0, 1)
+
+
+def draw_digit(axes: Axes, image: Floats, caption: str = "", color: str = "black") -> None:
+    axes.imshow(image[..., 0], cmap="gray_r", vmin=0, vmax=1)
+    axes.set_xlabel(caption, fontsize=9, color=color)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def draw_sure_and_unsure(
+    figure: SubFigure, images: Floats, labels: Labels, members: Floats
+) -> None:
+    """Draws the surest digit of each class, and the ten least sure of all."""
+    unsure = disagreement(members)
+    guesses = members.mean(0).argmax(-1)
+    surest = [np.where(labels == digit, unsure, np.inf).argmin() for digit in range(10)]
+    least_sure = (-unsure).argsort()[:10]
+    rows = {"The members agree": surest, "The members disagree": least_sure}
+    for row, (title, chosen) in zip(figure.subfigures(2, 1), rows.items(), strict=True):
+        row.suptitle(title, x=0.008, ha="left", fontsize=11, weight="bold")
+        for axes, index in zip(row.subplots(1, 10), chosen, strict=True):
+            right = guesses[index] == labels[index]
+            caption = str(guesses[index]) + ("" if right else f", is {labels[index]}")
+            draw_digit(axes, images[index], caption, "black" if right else "firebrick")
+
+
+def draw_turning(figure: SubFigure, turns: Floats, members: Floats) -> None:
+    """Draws one digit turned, what the members say of it, and how they disagree on all.
+
+    Args:
+        figure: where to draw.
+        turns: digits turned, ``(angles, B, 8, 8, 1)``; the first of them is shown.
+        members: what the members say of them, ``(MEMBERS, angles, B, 10)``.
+    """
+    columns = len(ANGLES)
+    axes = figure.subplot_mosaic(
+        [list(map(str, ANGLES)), ["says"] * columns, ["unsure"] * columns],
+        height_ratios=[1, 2.4, 1.6],
+    )
+    figure.suptitle("One digit turned", x=0.008, ha="left", fontsize=11, weight="bold")
+    for angle, turn in zip(ANGLES, turns, strict=True):
+        draw_digit(axes[str(angle)], turn[0])
+
+    says = members[:, :, 0].mean(0).T
+    colors = plt.get_cmap("tab10").colors
+    axes["says"].stackplot(ANGLES, says, colors=colors, alpha=0.85)
+    for digit, share in enumerate(says):
+        place = share[1:-1].argmax() + 1 if share[0] < 0.5 else 1
+        if share.max() > 0.3:
+            middle = says[:digit, place].sum() + share[place] / 2
+            axes["says"].text(ANGLES[place], middle, digit, color="white", weight="bold")
+    axes["says"].set(ylim=(0, 1), ylabel="mean probability", xticklabels=[])
+
+    unsure = disagreement(members)
+    axes["unsure"].plot(ANGLES, unsure[:, 0], color="black", label="this digit")
+    low, middle, high = np.quantile(unsure, [0.25, 0.5, 0.75], axis=1)
+    axes["unsure"].plot(ANGLES, middle, color="tab:blue", label="median of test digits")
+    axes["unsure"].fill_between(ANGLES, low, high, color="tab:blue", alpha=0.2)
+    axes["unsure"].set(ylabel="disagreement\n(nats)", xlabel="turned by (degrees)")
+    axes["unsure"].set_ylim(bottom=0)
+    axes["unsure"].legend(frameon=False, fontsize=9)
+    for name in ("says", "unsure"):
+        half = ANGLES.step / 2
+        axes[name].set_xlim(ANGLES[0] - half, ANGLES[-1] + half)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--output", default="digits.png", help="where to write the picture")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+
+    digits = load_digits()
+    images = (digits.images[..., None] / 16).astype(np.float32)
+    images, test_images, labels, test_labels = train_test_split(
+        images, digits.target, test_size=0.25, random_state=0, stratify=digits.target
+    )
+
+    mx.random.seed(0)
+    network = DigitNetwork()
+    train(network, images, labels, arguments.epochs)
+
+    network.eval()
+    guesses = np.array(network(mx.array(test_images))).argmax(-1)
+    accuracy = (guesses == test_labels).mean()
+    members = member_probabilities(network, test_images, mx.random.key(1))
+    ensemble_accuracy = (members.mean(0).argmax(-1) == test_labels).mean()
+
+    six = np.where(test_labels == 6, disagreement(members), np.inf).argmin()
+    shown = np.concatenate([test_images[[six]], test_images[:63]])
+    turns = turned(shown)
+    said = member_probabilities(network, turns.reshape(-1, 8, 8, 1), mx.random.key(1))
+
+    figure = plt.figure(figsize=(10, 9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 2])
+    draw_sure_and_unsure(top, test_images, test_labels, members)
+    draw_turning(bottom, turns, said.reshape(MEMBERS, *turns.shape[:2], 10))
+    figure.savefig(arguments.output, dpi=120)
+
+    print(f"test accuracy, dropout off:      {accuracy:.4f}")
+    print(f"test accuracy, {MEMBERS} subnetworks:   {ensemble_accuracy:.4f}")
+    print(f"seconds in all:                  {time.perf_counter() - started:.1f}")
+    print(f"picture:                         {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
