@@ -57,10 +57,11 @@ class KeyedLayer(nn.Module):
         return f"p={self._p}"
 
 
-def _split(key: mx.array) -> list[mx.array]:
-    """Gives two keys, those of ``mx.random.split``, faster than by unpacking its rows."""
+def _split(key: mx.array) -> tuple[mx.array, mx.array]:
+    """Gives the two keys of ``mx.random.split``, faster than by unpacking its rows."""
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.
-    return mx.split(mx.random.split(mx.stop_gradient(key)).flatten(), 2)
+    first, second = mx.split(mx.random.split(mx.stop_gradient(key)).flatten(), 2)
+    return first, second
 
 
 def _key_from_global_stream() -> mx.array:

@@ -1,0 +1,68 @@
+# Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+# The MLX backend for Linux: cpu, cuda12 or cuda13. On macOS MLX brings Metal.
+BACKEND ?= cpu
+OLDEST_MLX = 0.30.1
+
+VENV = .venv
+BIN = $(VENV)/bin
+export MPLBACKEND = Agg
+
+.PHONY: help demo test lint peers mutants bench test-oldest reference clean
+
+help:
+	@echo "make demo         train on handwritten digits and draw digits.png"
+	@echo "make test         the tests"
+	@echo "make lint         formatting, lint and types"
+	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku and Keras"
+	@echo "make mutants      break the source on purpose: a test must notice each fault"
+	@echo "make bench        measure against all of them (about 20 minutes)"
+	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
+	@echo "make reference    write JAX's stored masks anew"
+
+$(VENV)/pip:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/test: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND)]" --group dev
+	@touch $@
+
+$(VENV)/examples: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),examples]"
+	@touch $@
+
+$(VENV)/peers: $(VENV)/test pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),peers]"
+	@touch $@
+
+demo: $(VENV)/examples
+	$(BIN)/python examples/digits.py --output digits.png
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m mypy
+
+peers: $(VENV)/peers
+	$(BIN)/python -m pytest tests/peers
+
+mutants: $(VENV)/test
+	$(BIN)/python tests/mutants.py
+
+bench: $(VENV)/peers
+	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python benchmarks/run.py
+
+reference: $(VENV)/peers
+	$(BIN)/python tests/reference/write_masks.py
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest BACKEND=cpu MLX_PIN=1
+
+clean:
+	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache

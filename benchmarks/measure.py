@@ -1,0 +1,36 @@
+"""Times several calls in one run, block by block in turn, so that drift hits all alike."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+
+BLOCKS = 9
+BLOCK_SECONDS = 0.012
+
+
+def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Gives for each call the median over blocks of its mean seconds in a block."""
+    repeats = {}
+    for name, call in calls.items():
+        call()
+        call()
+        repeats[name] = max(1, round(BLOCK_SECONDS / _seconds(call, 2)))
+    blocks: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(BLOCKS):
+            for name, call in calls.items():
+                call()
+                blocks[name].append(_seconds(call, repeats[name]))
+    finally:
+        gc.enable()
+    return {name: statistics.median(seconds) for name, seconds in blocks.items()}
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    started = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - started) / repeats
