@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # The MLX backend for Linux: cpu, cuda12 or cuda13. On macOS MLX brings Metal.
 BACKEND ?= cpu
-OLDEST_MLX = 0.30.1
+OLDEST_MLX = $(shell sed -n 's/^dependencies = \["mlx>=\(.*\)"\]/\1/p' pyproject.toml)
 
 VENV = .venv
 BIN = $(VENV)/bin
@@ -26,7 +26,7 @@ $(VENV)/pip:
 	@touch $@
 
 $(VENV)/test: $(VENV)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND)]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND)]" "mlx[$(BACKEND)]$(MLX)" --group dev
 	@touch $@
 
 $(VENV)/examples: $(VENV)/pip pyproject.toml
@@ -62,7 +62,7 @@ reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py
 
 test-oldest:
-	$(MAKE) test VENV=.venv-oldest BACKEND=cpu MLX_PIN=1
+	$(MAKE) test VENV=.venv-oldest MLX="==$(OLDEST_MLX)"
 
 clean:
 	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,6 @@
 import mlx.core as mx
 import pytest
+from compiler import mx_compiles
 from hypothesis import settings
 
 # MLX compiles kernels at first use, so the first example of a test can take seconds.
@@ -52,21 +53,8 @@ def get_key():
     return next_key
 
 
-def _compiles():
-    traces = []
-
-    @mx.compile
-    def double(x):
-        traces.append(x)
-        return x * 2
-
-    for _ in range(2):
-        mx.eval(double(mx.array([1.0])))
-    return len(traces) == 1
-
-
 @pytest.fixture(scope="session")
 def compiles():
-    """Skips where ``mx.compile`` does nothing, as on a CPU without g++."""
-    if not _compiles():
+    """Skips where ``mx.compile`` does nothing."""
+    if not mx_compiles():
         pytest.skip("mx.compile does nothing here: no C++ compiler (g++) was found")

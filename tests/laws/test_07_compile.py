@@ -1,5 +1,10 @@
 """Law 7: compiled equals eager bit for bit; a new key is a new mask without a retrace."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -114,6 +119,28 @@ def test_many_rates_equal_eager(get_key):
 
     for compiled, eager in zip(mx.compile(all_rates)(x), all_rates(x), strict=True):
         assert_same(compiled, eager)
+
+
+def test_a_new_rate_is_no_new_kernel(tmp_path):
+    """MLX writes numbers into kernels: a rate among them would be one more run of g++."""
+    script = """
+        import sys
+        import mlx.core as mx
+        from chandrop.functional import dropout2d
+        key, x = mx.random.key(0), mx.ones((2, 3, 3, 4))
+        for p in map(float, sys.argv[1:]):
+            mx.eval(mx.compile(lambda x: dropout2d(x, p, key))(x))
+    """
+
+    def kernels(*rates):
+        subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), *map(str, rates)],
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            check=True,
+        )
+        return {path.name for path in tmp_path.rglob("*") if path.is_file()}
+
+    assert kernels(0.1) == kernels(0.1, 1 / 3, 0.5)
 
 
 def test_keys(key):

@@ -1,0 +1,20 @@
+"""Tells whether ``mx.compile`` compiles: on a CPU it needs g++, and without does nothing."""
+
+from functools import cache
+
+import mlx.core as mx
+
+
+@cache
+def mx_compiles():
+    traces = []
+
+    @mx.compile
+    def double(x):
+        traces.append(x)
+        return x * 2
+
+    # The first call in a process may be traced once more than those that follow.
+    for _ in range(3):
+        mx.eval(double(mx.array([1.0])))
+    return len(traces) < 3
