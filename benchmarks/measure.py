@@ -22,7 +22,6 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     try:
         for _ in range(BLOCKS):
             for name, call in calls.items():
-                call()
                 blocks[name].append(_seconds(call, repeats[name]))
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""Tells whether ``mx.compile`` compiles: on a CPU it needs g++, and without does nothing."""
+"""Tells whether ``mx.compile`` compiles: on a CPU without g++ it does nothing."""
 
 from functools import cache
 

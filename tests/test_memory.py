@@ -42,10 +42,10 @@ def test_many_channels(name, shape, keys, dtype, key):
     [
         ("dropout1d", (64, 512, 3)),
         ("dropout2d", (8, 12, 512, 3)),
-        ("dropout2d", (32, 8, 8, 16)),
+        ("dropout1d", (2048, 64, 3)),
     ],
 )
 def test_few_channels(name, shape, key):
     """The repeated mask is at most an eighth of the input."""
     function = getattr(functional, name)
-    assert peak_beside_the_input(normal(shape), lambda x: function(x, 0.5, key)) < 1.26
+    assert peak_beside_the_input(normal(shape), lambda x: function(x, 0.5, key)) < 1.2

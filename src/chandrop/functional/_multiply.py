@@ -16,11 +16,18 @@ def multiply(x: mx.array, mask: mx.array) -> mx.array:
     axis, repeats = _repeats(x.shape, mask.shape)
     if repeats == 1:
         return x * mask
-    repeated = mx.repeat(mask, repeats, axis)
+    repeated = _repeat(mask, repeats, axis)
     if repeats == x.shape[axis]:
         return x * repeated
     blocks = mx.unflatten(x, axis, (-1, repeats)) * mx.expand_dims(repeated, axis)
     return mx.flatten(blocks, axis, axis + 1)
+
+
+def _repeat(mask: mx.array, repeats: int, axis: int) -> mx.array:
+    # mx.repeat would give a view of the mask with the same short runs, and mx.contiguous
+    # cannot be exported. Flattening across the repeated axis has to copy.
+    shape = (*mask.shape[:axis], repeats, *mask.shape[axis + 1 :])
+    return mx.unflatten(mx.flatten(mx.broadcast_to(mask, shape), axis), axis, shape[axis:])
 
 
 @lru_cache(maxsize=4096)
