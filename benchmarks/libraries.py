@@ -26,8 +26,6 @@ import torch
 
 import chandrop
 
-WAYS = ["eager", "compiled", "compiled after relu", "gradient"]
-
 P = 0.5
 
 Call = Callable[[], object]

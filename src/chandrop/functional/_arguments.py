@@ -19,8 +19,10 @@ def check_input(x: Any) -> None:
         )
 
 
-def check_dtype(dtype: mx.Dtype) -> None:
+def check_dtype(dtype: Any) -> None:
     """Raises unless `dtype` can hold ``1 / (1 - p)``."""
+    if not isinstance(dtype, mx.Dtype):
+        raise TypeError(f"Received dtype {dtype!r}. Expected one such as mx.float32.")
     if not mx.issubdtype(dtype, mx.inexact):
         raise TypeError(
             f"Received dtype {dtype}. Expected a floating-point or complex dtype: "
@@ -45,18 +47,20 @@ def as_rate(p: Any) -> float | mx.array:
     would be a biased gradient.
     """
     if isinstance(p, mx.array):
-        if mx.issubdtype(p.dtype, mx.complexfloating):
-            raise TypeError(f"Received p of dtype {p.dtype}. Expected a real dtype.")
+        if p.dtype == mx.bool_ or mx.issubdtype(p.dtype, mx.complexfloating):
+            raise TypeError(
+                f"Received p of dtype {p.dtype}. Expected a real dtype: mx.float32."
+            )
         return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
-    if isinstance(p, bool) or not isinstance(p, (float, int, numbers.Real)):
+    if isinstance(p, bool) or not isinstance(p, numbers.Real):
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
             "mx.array of them: mx.array(p)."
         )
-    rate = float(p)
-    if not 0 <= rate <= 1:
+    number: Any = p
+    if not 0 <= number <= 1:
         raise ValueError(f"The dropout probability {p} is not in [0, 1]")
-    return rate
+    return float(number)
 
 
 def check_rate_shape(rate: mx.array, mask_shape: Sequence[int]) -> None:
@@ -69,23 +73,34 @@ def check_rate_shape(rate: mx.array, mask_shape: Sequence[int]) -> None:
         )
 
 
-def as_axes(spatial_axes: int | Sequence[int]) -> tuple[int, ...]:
-    """Gives the spatial axes as a tuple."""
-    axes = (spatial_axes,) if isinstance(spatial_axes, int) else spatial_axes
+def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
+    """Gives a sequence of ints, or one int, as a tuple."""
     try:
-        return tuple(map(operator.index, axes))
+        if hasattr(sequence, "__index__") and not isinstance(sequence, bool):
+            return (operator.index(sequence),)
+        return tuple(map(operator.index, sequence))
     except TypeError:
-        raise TypeError(
-            f"Received spatial axes {spatial_axes!r}. "
-            "Expected an int or a sequence of ints."
-        ) from None
+        raise TypeError(f"Received {sequence!r}. Expected {expected}.") from None
 
 
-@lru_cache(maxsize=4096)
 def axes_and_mask_shape(
-    shape: tuple[int, ...], spatial_axes: tuple[int, ...]
+    shape: Sequence[int], spatial_axes: int | Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
+    if isinstance(shape, list):
+        shape = tuple(shape)
+    if isinstance(spatial_axes, list):
+        spatial_axes = tuple(spatial_axes)
+    return _axes_and_mask_shape(shape, spatial_axes)
+
+
+# Typed, so that True is not taken for 1.
+@lru_cache(maxsize=4096, typed=True)
+def _axes_and_mask_shape(
+    shape: Sequence[int], spatial_axes: int | Sequence[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape = as_integers(shape, "a shape, as x.shape")
+    spatial_axes = as_integers(spatial_axes, "spatial axes, as 1 or (1, 2)")
     ndim = len(shape)
     for axis in spatial_axes:
         if not -ndim <= axis < ndim:

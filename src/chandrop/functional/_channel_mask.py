@@ -3,7 +3,6 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop.functional._arguments import (
-    as_axes,
     as_rate,
     axes_and_mask_shape,
     check_dtype,
@@ -24,15 +23,16 @@ def channel_mask(
     Args:
         shape: the shape of the input to be masked.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
-            broadcasts to the mask's shape (a rate per channel, or one traced rate), used
-            as float32. An array's values are not checked, since that would evaluate it:
-            nan gives nan, and what lies outside ``[0, 1]`` acts as clipped.
+            broadcasts to the mask's shape (a rate per channel, or one traced rate). An
+            array is used as float32, so its mask can differ from the same number's in the
+            last bit. Its values are not checked, since that would evaluate it: nan gives
+            nan, and what lies outside ``[0, 1]`` acts as clipped.
         key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for a `shape` that begins with
             ``B``, which masks example ``i`` by key ``i`` alone.
         spatial_axes: the axes of `shape` along which the mask is one value: an int or a
             sequence of ints, negative ones counted from the last. A batch of keys needs
             axis 0 not to be among them.
-        dtype: a floating-point or complex dtype.
+        dtype: a floating-point or complex dtype. A scale past its range is inf.
 
     Returns:
         The mask: `shape` with 1 at the spatial axes, of dtype `dtype`.
@@ -58,8 +58,7 @@ def channel_mask(
     """
     check_dtype(dtype)
     rate = as_rate(p)
-    shape = tuple(shape)
-    axes, mask_shape = axes_and_mask_shape(shape, as_axes(spatial_axes))
+    axes, mask_shape = axes_and_mask_shape(shape, spatial_axes)
     check_keys(key, shape, axes)
     if isinstance(rate, mx.array):
         check_rate_shape(rate, mask_shape)

@@ -20,9 +20,10 @@ def dropout_channels(
     Args:
         x: an array of any shape, of a floating-point or complex dtype.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
-            broadcasts to the mask's shape (a rate per channel, or one traced rate), used
-            as float32. An array's values are not checked, since that would evaluate it:
-            nan gives nan, and what lies outside ``[0, 1]`` acts as clipped.
+            broadcasts to the mask's shape (a rate per channel, or one traced rate). An
+            array is used as float32, so its mask can differ from the same number's in the
+            last bit. Its values are not checked, since that would evaluate it: nan gives
+            nan, and what lies outside ``[0, 1]`` acts as clipped.
         key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for an `x` whose axis 0 has
             length ``B``, so that example ``i`` is masked by key ``i`` alone, however the
             batch is cut.

@@ -4,9 +4,9 @@ from functools import lru_cache
 import mlx.core as mx
 
 # MLX's CPU loop over a broadcast mask runs along the axes after the last spatial one. It
-# is four times slower where they hold few elements, and needs no help from 32 on; past
-# 1024 the repeated mask costs more than it saves.
-_SHORT, _LONG = 32, 1024
+# is four times slower where they hold few elements, needs no help from 32 on, and is at
+# its best with some hundreds.
+_SHORT, _BEST = 32, 512
 # The repeated mask is at most this share of the input.
 _SHARE = 1 / 8
 
@@ -17,6 +17,7 @@ def multiply(x: mx.array, mask: mx.array) -> mx.array:
     if repeats == 1:
         return x * mask
     repeated = _repeat(mask, repeats, axis)
+    # mx.compile can fuse this product with what x comes from, but not across a view of x.
     if repeats == x.shape[axis]:
         return x * repeated
     blocks = mx.unflatten(x, axis, (-1, repeats)) * mx.expand_dims(repeated, axis)
@@ -39,6 +40,7 @@ def _repeats(shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> tuple[int, 
         axis -= 1
     if axis < 0 or not 1 < run < _SHORT or 0 in shape:
         return axis, 1
-    share = math.prod(shape) * _SHARE / math.prod(mask_shape)
-    most = min(shape[axis], _LONG // run, int(share))
-    return axis, next((n for n in range(most, 1, -1) if shape[axis] % n == 0), 1)
+    most = int(math.prod(shape) / math.prod(mask_shape) * _SHARE)
+    longest = range(1, min(shape[axis], most, 16 * _BEST // run) + 1)
+    divisors = [n for n in longest if shape[axis] % n == 0]
+    return axis, min(divisors, key=lambda n: abs(math.log(n * run / _BEST)), default=1)

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop import functional
-from chandrop.functional._arguments import as_axes, axes_and_mask_shape
+from chandrop.functional._arguments import as_integers, axes_and_mask_shape
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -40,6 +40,8 @@ class ChannelDropout(KeyedLayer):
     using convolutional networks", CVPR 2015, section 3.2.
     """
 
+    _spatial_axes: tuple[int, ...]
+
     def __init__(
         self,
         p: float | mx.array,
@@ -48,7 +50,9 @@ class ChannelDropout(KeyedLayer):
         key: mx.array | None = None,
     ):
         super().__init__(p, key)
-        self._spatial_axes = as_axes(spatial_axes)
+        # As an attribute of its own it would be state, like every tuple of a module.
+        axes = as_integers(spatial_axes, "spatial axes, as 1 or (1, 2)")
+        object.__setattr__(self, "_spatial_axes", axes)
 
     def _check_axes(self, x: mx.array) -> None:
         axes_and_mask_shape(x.shape, self._spatial_axes)

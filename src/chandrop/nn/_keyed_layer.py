@@ -1,9 +1,7 @@
-from abc import abstractmethod
-
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop.functional._arguments import as_rate
+from chandrop.functional._arguments import as_rate, check_dtype, check_input
 from chandrop.random import check_key
 
 
@@ -39,19 +37,26 @@ class KeyedLayer(nn.Module):
                 the layer's own then stays as it is. Default: the layer splits its own key,
                 draws with one half and keeps the other.
         """
+        check_input(x)
+        check_dtype(x.dtype)
         self._check_axes(x)
+        if key is not None:
+            check_key(key)
         if not self.training:
             return x
-        if key is None:
-            self._key, key = _split(self._key)
-        return self._drop(x, key)
+        if key is not None:
+            return self._drop(x, key)
+        advanced, key = _split(self._key)
+        y = self._drop(x, key)
+        self._key = advanced
+        return y
 
     def _check_axes(self, x: mx.array) -> None:
         """Raises, in any mode, for an `x` that lacks the layer's axes."""
 
-    @abstractmethod
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         """The pure function that the layer stands for."""
+        raise NotImplementedError
 
     def _extra_repr(self) -> str:
         return f"p={self._p}"

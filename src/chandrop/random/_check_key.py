@@ -23,10 +23,12 @@ def check_key(key: Any) -> None:
         TypeError: Received a key of type int. Expected a key: mx.random.key(0).
     """
     if not isinstance(key, mx.array):
-        seed = key if isinstance(key, int) and not isinstance(key, bool) else 0
+        is_seed = isinstance(key, int) and not isinstance(key, bool) and key >= 0
+        fix = f"mx.random.key({key if is_seed else 0})"
+        if hasattr(key, "__array__"):
+            fix = "mx.array(key), of uint32"
         raise TypeError(
-            f"Received a key of type {type(key).__name__}. "
-            f"Expected a key: mx.random.key({seed})."
+            f"Received a key of type {type(key).__name__}. Expected a key: {fix}."
         )
     if key.dtype != mx.uint32:
         raise TypeError(

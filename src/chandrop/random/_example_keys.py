@@ -1,9 +1,7 @@
-import operator
-
 import mlx.core as mx
 
 from chandrop.random._check_key import check_key
-from chandrop.random._fold_in import as_words, fold_in
+from chandrop.random._fold_in import as_integer, as_words, fold_in
 
 
 def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
@@ -16,14 +14,16 @@ def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
     Args:
         key: a key ``(2,)``, ``uint32``.
         n: the number of examples.
-        offset: the place of the first example: an int or an integer array of shape ``()``.
+        offset: the place of the first example: an int, or an integer array of shape ``()``,
+            whose places are taken modulo ``2**32``.
 
     Returns:
         Keys of shape ``(n, 2)``, ``uint32``: ``fold_in(key, mx.arange(n) + offset)``.
 
     Raises:
         TypeError: `key` is not a ``uint32`` array; `n` or `offset` is not an integer.
-        ValueError: `key` is not one key; `n` is negative, or a place reaches ``2**32``.
+        ValueError: `key` is not one key; `n` is negative; `offset` is not one offset, or
+            as an int takes a place to ``2**32``.
 
     Example:
         >>> import mlx.core as mx
@@ -40,11 +40,16 @@ def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
             f"Received keys of shape {key.shape}. Expected one key, (2,), to give "
             "each example a key of its own."
         )
-    n = operator.index(n)
+    n = as_integer(n, "n")
     if n < 0:
         raise ValueError(f"Received n = {n} examples. Expected n >= 0.")
     first = as_words(offset)
-    if not isinstance(offset, mx.array) and offset + n > 2**32:
+    if first.ndim != 0:
+        raise ValueError(
+            f"Received an offset of shape {first.shape}. Expected one offset, of shape (); "
+            "for keys at places of any order: fold_in(key, places)."
+        )
+    if not isinstance(offset, mx.array) and as_integer(offset, "offset") + n > 2**32:
         raise ValueError(
             f"Received offset {offset} for {n} examples. Expected places below 2**32; "
             "to count further, fold the step in: example_keys(fold_in(key, step), n)."

@@ -1,4 +1,5 @@
 import operator
+from typing import Any
 
 import mlx.core as mx
 
@@ -55,8 +56,8 @@ def fold_in(key: mx.array, data: int | mx.array) -> mx.array:
         salted = key + hashed
     except ValueError as error:
         raise ValueError(
-            f"Received {key.shape[:-1]} keys and data of shape {words.shape}, "
-            "which do not broadcast."
+            f"Received {key.shape[:-1]} keys and data of shape {words.shape}, which do not "
+            "broadcast. For a table of all pairs: fold_in(keys[:, None], data)."
         ) from error
     return _draw(salted)
 
@@ -68,18 +69,27 @@ def as_words(data: int | mx.array) -> mx.array:
                 f"Received data of dtype {data.dtype}. Expected integers to fold in."
             )
         return mx.stop_gradient(data.astype(mx.uint32))
-    if isinstance(data, bool) or not hasattr(data, "__index__"):
-        raise TypeError(
-            f"Received data of type {type(data).__name__}. "
-            "Expected an int, or an mx.array of integers, to fold in."
-        )
-    integer = operator.index(data)
+    integer = as_integer(data, "data")
     if not 0 <= integer < 2**32:
         raise ValueError(
-            f"Received data {integer}. Expected 0 <= data < 2**32; "
-            f"to fold in more bits, fold in twice: fold_in(fold_in(key, high), low)."
+            f"Received data {integer}. Expected 0 <= data < 2**32: data % 2**32, or fold "
+            "in twice for more bits."
         )
     return mx.array(integer, dtype=mx.uint32)
+
+
+def as_integer(number: Any, name: str) -> int:
+    """Gives an int, or raises for what is none, bools among it."""
+    try:
+        integer = operator.index(number)
+    except TypeError:
+        integer = None
+    if integer is None or isinstance(number, bool):
+        raise TypeError(
+            f"Received {name} of type {type(number).__name__}. Expected an int or an "
+            f"mx.array of integers: mx.array({name})."
+        )
+    return integer
 
 
 def _draw(keys: mx.array) -> mx.array:
