@@ -1,6 +1,6 @@
 """Measures channel dropout against everything that does the same job.
 
-    python benchmarks/run.py [--output benchmarks/results/NAME]
+Run it with ``python benchmarks/run.py [--output benchmarks/results/NAME]``.
 
 All libraries take turns in one process. A second process, pinned to one core, repeats it,
 since MLX's CPU backend uses one core and torch and JAX use all. Writes NAME.json with the

@@ -1,6 +1,6 @@
 """Learns handwritten digits with channel dropout, and shows what the network does not know.
 
-    python examples/digits.py
+Run it with ``python examples/digits.py``.
 
 Trains a small convolutional network on the 1,797 digits of 8x8 pixels that scikit-learn
 ships, then evaluates an ensemble of its subnetworks, one for each key, by ``mx.vmap``
@@ -189,7 +189,13 @@ def draw_turning(figure: SubFigure, turns: Floats, members: Floats) -> None:
     low, middle, high = np.quantile(unsure, [0.25, 0.5, 0.75], axis=1)
     axes["unsure"].plot(ANGLES, middle, color="tab:blue", label="median of 64 digits")
     axes["unsure"].fill_between(
-        ANGLES, low, high, color="tab:blue", alpha=0.2, linewidth=0, label="half of them"
+        ANGLES,
+        low,
+        high,
+        color="tab:blue",
+        alpha=0.2,
+        linewidth=0,
+        label="the middle half of them",
     )
     axes["unsure"].set(ylabel="disagreement\n(nats)", xlabel="turned by (degrees)")
     axes["unsure"].set_ylim(bottom=0)

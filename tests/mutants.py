@@ -1,6 +1,8 @@
 """Breaks the source on purpose, one fault at a time: the test named for it must fail.
 
-python tests/mutants.py
+Run it with ``python tests/mutants.py``.
+
+Some of these tests need a C++ compiler, as ``mx.compile`` does on the CPU.
 """
 
 import os
@@ -72,6 +74,27 @@ MUTANTS = [
         "key = mx.stop_gradient(key)",
         "pass",
         "laws/test_06_grad.py::test_the_key_and_the_rate_have_zero_gradient",
+    ),
+    Mutant(
+        "the key of fold_in is differentiated",
+        FOLD_IN,
+        "key = mx.stop_gradient(key)",
+        "pass",
+        "laws/test_06_grad.py::test_what_derives_from_a_key_has_zero_gradient_over_it",
+    ),
+    Mutant(
+        "the data of fold_in are differentiated",
+        FOLD_IN,
+        "mx.stop_gradient(data.astype(mx.uint32))",
+        "data.astype(mx.uint32)",
+        "laws/test_06_grad.py::test_what_derives_from_a_key_has_zero_gradient_over_it",
+    ),
+    Mutant(
+        "a layer differentiates its key",
+        LAYER,
+        "mx.stop_gradient(key)",
+        "key",
+        "laws/test_06_grad.py::test_what_derives_from_a_key_has_zero_gradient_over_it",
     ),
     Mutant(
         "a rate is differentiated",
@@ -165,6 +188,20 @@ MUTANTS = [
         "laws/test_02_channel.py::test_every_way_to_multiply",
     ),
     Mutant(
+        "few channels are multiplied in short runs",
+        MULTIPLY,
+        "_SHORT, _BEST = 32, 512",
+        "_SHORT, _BEST = 0, 512",
+        "laws/test_02_channel.py::test_every_way_to_multiply",
+    ),
+    Mutant(
+        "the mask is drawn in the loop over the input",
+        MASK,
+        "mx.squeeze(mask.astype(dtype), 0)",
+        "mask.astype(dtype)",
+        "laws/test_07_compile.py::test_the_mask_is_not_drawn_in_the_loop_over_the_input",
+    ),
+    Mutant(
         "the repeated mask is as large as the input",
         MULTIPLY,
         "_SHARE = 1 / 8",
@@ -181,16 +218,23 @@ MUTANTS = [
     Mutant(
         "a layer draws with its key and keeps it",
         LAYER,
-        "self._key, key = _split(self._key)",
-        "_, key = _split(self._key)",
+        "self._key = advanced",
+        "self._key = self._key",
         "test_layers.py::test_a_call_splits_the_key_as_jax_does",
     ),
     Mutant(
         "a layer draws with the subkey that it keeps",
         LAYER,
-        "self._key, key = _split(self._key)",
-        "self._key = key = _split(self._key)[0]",
+        "advanced, key = _split(self._key)",
+        "advanced = key = _split(self._key)[0]",
         "test_layers.py::test_a_call_splits_the_key_as_jax_does",
+    ),
+    Mutant(
+        "a call that fails advances the key",
+        LAYER,
+        "advanced, key = _split(self._key)",
+        "self._key, key = _split(self._key); advanced = self._key",
+        "test_errors.py::test_a_layer_checks_its_call_in_any_mode_and_keeps_its_key",
     ),
     Mutant(
         "a layer's key is a parameter",

@@ -59,6 +59,12 @@ def _channels(axes):
     return lambda x, p, key: chandrop.functional.dropout_channels(x, p, key, axes)
 
 
+def _mask(axes):
+    return lambda x, p, key: (
+        x * chandrop.functional.channel_mask(x.shape, p, key, axes, x.dtype)
+    )
+
+
 def _channel_layer(axes):
     return lambda x, p, key: chandrop.nn.ChannelDropout(p, axes)(x, key=key)
 
@@ -71,13 +77,14 @@ SUBJECTS = [
     Subject("dropout_channels:channels-first", _channels((2, -1)), lambda _: (2, 3), (4,)),
     Subject("dropout_channels:stochastic-depth", _channels((1, 2)), lambda _: (1, 2), (3,)),
     Subject("dropout_channels:apart", _channels((1, 3)), lambda _: (1, 3), (5,)),
+    Subject("channel_mask", _mask((-3, 2)), lambda _: (1, 2), (4,)),
     Subject("Dropout", _layer(chandrop.nn.Dropout), _named(0), (1, 3)),
     Subject("Dropout1d", _layer(chandrop.nn.Dropout1d), _named(1), (2, 3)),
     Subject("Dropout2d", _layer(chandrop.nn.Dropout2d), _named(2), (3, 4)),
     Subject("Dropout3d", _layer(chandrop.nn.Dropout3d), _named(3), (4, 5)),
     Subject("ChannelDropout", _channel_layer((1, -2)), lambda _: (1, 2), (4,)),
 ]
-FUNCTIONS = [subject for subject in SUBJECTS if subject.name.startswith("dropout")]
+FUNCTIONS = [subject for subject in SUBJECTS if subject.name[0].islower()]
 
 
 def normal(shape, dtype=mx.float32, seed=1):

@@ -12,9 +12,7 @@ import chandrop
 from chandrop.functional import (
     channel_mask,
     dropout,
-    dropout1d,
     dropout2d,
-    dropout3d,
     dropout_channels,
 )
 from chandrop.random import check_key, example_keys, fold_in
@@ -24,7 +22,7 @@ RATE = r"The dropout probability {} is not in \[0, 1\]"
 
 
 @each
-@pytest.mark.parametrize("p", [-0.1, 1.1, 20, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("p", [-0.1, 1.1, 20, 10**400, math.nan, math.inf, -math.inf])
 def test_rate_out_of_range(subject, p, key):
     with pytest.raises(ValueError, match=RATE.format(p)):
         subject.call(normal(subject.shape()), p, key)
@@ -71,14 +69,16 @@ def test_integer_and_bool_inputs(subject, dtype, key):
         subject.call(mx.ones(subject.shape(), dtype=dtype), 0.5, key)
 
 
+@each
 @pytest.mark.parametrize("x", [np.ones((2, 3, 3, 4), np.float32), [[[1.0]]], 1.0, None])
-@pytest.mark.parametrize("function", [dropout, dropout1d, dropout2d, dropout3d])
-def test_inputs_that_are_no_array(function, x, key):
+def test_inputs_that_are_no_array(subject, x, key):
+    if subject.name == "channel_mask":
+        pytest.skip("it takes no input")
     message = (
         rf"Received input of type {type(x).__name__}\. Expected an mx\.array: mx\.array"
     )
     with pytest.raises(TypeError, match=message):
-        function(x, 0.5, key)
+        subject.call(x, 0.5, key)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_axes_given_twice(axes, key):
         channel_mask((2, 3, 4, 5), 0.5, key, list(axes))
 
 
-@pytest.mark.parametrize("axes", [1.0, (1.0,), "1", None, (None,)], ids=repr)
+@pytest.mark.parametrize("axes", [1.0, (1.0,), "1", None, (None,), True], ids=repr)
 def test_axes_that_are_no_integers(axes, key):
     message = r"Received .*\. Expected spatial axes, as 1 or \(1, 2\)\."
     with pytest.raises(TypeError, match=message):
@@ -144,12 +144,14 @@ def test_axes_that_are_no_integers(axes, key):
 
 
 @each
-@pytest.mark.parametrize("key", [0, 7, True, None, np.array([0, 1], np.uint32), (0, 1)])
+@pytest.mark.parametrize("key", [0, 7, -1, True, None, np.zeros(2, np.uint32), (0, 1)])
 def test_keys_of_another_type(subject, key):
     if key is None and subject.name[0].isupper():
         pytest.skip("a layer without a key uses its own")
-    seed = 7 if isinstance(key, int) and key == 7 else 0
-    message = rf"Received a key of type .*\. Expected a key: mx\.random\.key\({seed}\)\."
+    fix = rf"mx\.random\.key\({7 if isinstance(key, int) and key == 7 else 0}\)\."
+    if isinstance(key, np.ndarray):
+        fix = r"mx\.array\(key\), of uint32\."
+    message = rf"Received a key of type {type(key).__name__}\. Expected a key: {fix}"
     with pytest.raises(TypeError, match=message):
         subject.call(normal(subject.shape()), 0.5, key)
 
@@ -210,6 +212,29 @@ def test_a_batch_of_keys_where_axis_0_is_spatial(key):
         dropout(mx.array(1.0), 0.5, keys)
 
 
+def test_integers_of_numpy_are_integers(key):
+    mask = channel_mask((2, 3, 4), 0.5, key, 1)
+    for one in (np.int64(1), np.array([1]), [np.int64(1)], (1,)):
+        assert mx.array_equal(
+            mask, channel_mask(np.array([2, 3, 4]).tolist(), 0.5, key, one)
+        )
+
+
+@pytest.mark.parametrize("shape", [(4.0, 3), "43", None], ids=repr)
+def test_shapes_that_are_no_integers(shape, key):
+    with pytest.raises(TypeError, match=r"Received .*\. Expected a shape, as x\.shape\."):
+        channel_mask(shape, 0.5, key, ())
+    assert channel_mask((4, 3), 0.5, key, ()).shape == (4, 3)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", float], ids=repr)
+def test_a_mask_of_no_dtype(dtype, key):
+    with pytest.raises(
+        TypeError, match=r"Received dtype .*\. Expected one such as mx\.float"
+    ):
+        channel_mask((4, 3), 0.5, key, (), dtype)
+
+
 def test_a_batch_of_batches_of_keys(key):
     keys = mx.random.split(key, 6).reshape(3, 2, 2)
     with pytest.raises(
@@ -251,11 +276,10 @@ def test_fold_in_data_out_of_range(data, key):
         fold_in(key, data)
 
 
-@pytest.mark.parametrize("data", [1.0, "1", None, True, [1]], ids=repr)
+@pytest.mark.parametrize("data", [1.0, "1", None, True, [1], np.array([1, 2])], ids=repr)
 def test_fold_in_data_of_another_type(data, key):
-    with pytest.raises(
-        TypeError, match=rf"Received data of type {type(data).__name__}\. Exp"
-    ):
+    message = rf"Received data of type {type(data).__name__}\. .*mx\.array\(data\)"
+    with pytest.raises(TypeError, match=message):
         fold_in(key, data)
 
 
@@ -287,11 +311,32 @@ def test_example_keys(key):
         example_keys(mx.random.split(key, 3), 3)
     with pytest.raises(ValueError, match=r"Received n = -1 examples\. Expected n >= 0\."):
         example_keys(key, -1)
-    with pytest.raises(TypeError, match="integer"):
-        example_keys(key, 2.0)
-    with pytest.raises(
-        ValueError, match=r"fold the step in: example_keys\(fold_in\(key, st"
-    ):
-        example_keys(key, 8, 2**32 - 7)
+    for n in (2.0, True, None):
+        with pytest.raises(
+            TypeError, match=rf"Received n of type {type(n).__name__}\. Exp"
+        ):
+            example_keys(key, n)
+    for offset in (2**32 - 7, np.uint32(2**32 - 7)):
+        with pytest.raises(
+            ValueError, match=r"fold the step in: example_keys\(fold_in\(key, s"
+        ):
+            example_keys(key, 8, offset)
     with pytest.raises(TypeError, match="Received data of type float"):
         example_keys(key, 8, 1.5)
+    with pytest.raises(ValueError, match=r"Received an offset of shape \(3,\)\. .*fold_in"):
+        example_keys(key, 3, mx.array([0, 5, 10]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_checks_its_call_in_any_mode_and_keeps_its_key(training, key):
+    layer = chandrop.nn.Dropout1d(key=key).train(training)
+    with pytest.raises(TypeError, match="Received a key of type int"):
+        layer(mx.ones((4, 3, 2)), key=5)
+    with pytest.raises(TypeError, match="Received dtype"):
+        layer(mx.ones((4, 3, 2), dtype=mx.int32))
+    with pytest.raises(TypeError, match="Received input of type list"):
+        layer([1.0])
+    layer = chandrop.nn.Dropout1d(mx.array([0.5, 0.5, 0.5]), key=key)
+    with pytest.raises(ValueError, match="does not broadcast"):
+        layer(mx.ones((4, 3, 2)))
+    assert mx.array_equal(layer._key, key)

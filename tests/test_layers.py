@@ -98,6 +98,14 @@ def test_the_key_is_state_and_not_a_parameter():
     )
 
 
+def test_state_holds_arrays_alone(key, tmp_path):
+    layer = chandrop.nn.ChannelDropout(0.4, (1, 2), key=key)
+    assert dict(tree_flatten(layer.state)).keys() == {"_key"}
+    mx.save_safetensors(
+        str(tmp_path / "state.safetensors"), dict(tree_flatten(layer.state))
+    )
+
+
 def test_an_array_of_rates_is_no_parameter(key):
     layer = chandrop.nn.Dropout1d(mx.array([0.0, 1.0]), key=key)
     layer.unfreeze()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from subjects import SUBJECTS, assert_same, normal
 
 from chandrop.functional import channel_mask, dropout2d, dropout_channels
+from chandrop.functional._multiply import _repeats
 
 
 def assert_channels(subject, x, y, p):
@@ -88,13 +89,18 @@ def test_an_array_of_rates_is_clipped_and_nan_is_nan(subject, key):
     assert mx.isnan(subject.call(x, mx.array(float("nan")), key)).all()
 
 
-@pytest.mark.parametrize("rate", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("rate", [0.04, 0.15, 0.25, 0.29, 0.5, 0.75, 0.99])
 def test_a_number_and_an_array_of_the_same_rate_agree(rate, key):
+    """Up to the last bit: an array is used as float32."""
     x = normal((4, 3, 3, 32))
-    assert_same(dropout2d(x, rate, key), dropout2d(x, mx.array(rate), key))
-    assert_same(
-        dropout2d(x, rate, key), dropout2d(x, mx.array(rate, dtype=mx.float16), key)
-    )
+    array = dropout2d(x, mx.array(rate), key)
+    np.testing.assert_allclose(dropout2d(x, rate, key), array, rtol=1e-6 / (1 - rate))
+
+
+def test_a_number_0_costs_nothing(key):
+    x = normal((4, 3, 3, 32))
+    assert dropout2d(x, 0, key) is x
+    assert dropout2d(x, 0.0, key) is x
 
 
 @given(st.data())
@@ -113,33 +119,36 @@ def test_the_mask_is_what_dropout_multiplies_by(data):
     assert_same(dropout_channels(x, p, key, axes), x * mask)
 
 
-# Shapes that take each way through the multiplication: long and short runs of channels,
-# spatial axes that split into blocks, that are repeated whole, and that do neither.
-RUNS = [
-    ((2, 8, 8, 64), (1, 2)),
-    ((2, 8, 8, 3), (1, 2)),
-    ((2, 4, 103, 3), (1, 2)),
-    ((2, 40, 101, 2), (1, 2)),
-    ((2, 16, 1024, 2), (1, 2)),
-    ((3, 256, 4), (1,)),
-    ((3, 1000, 7), (1,)),
-    ((3, 997, 2), (1,)),
-    ((256, 4), (0,)),
-    ((2, 64, 64, 1), (1, 2)),
-    ((4, 64, 5, 4), (1,)),
-    ((4, 5, 64, 2, 3), (0, 2)),
-    ((64, 64, 6, 6), (0, 1)),
+# Each way through the multiplication: how often the mask is repeated along the last
+# spatial axis, so that MLX's inner loop has some hundreds of elements.
+REPEATS = [
+    ((2, 8, 8, 64), (1, 2), 1),  # many channels
+    ((2, 8, 8, 3), (1, 2), 8),  # the whole axis
+    ((2, 16, 103, 3), (1, 2), 103),
+    ((2, 16, 1999, 3), (1, 2), 1999),  # no divisor but itself
+    ((2, 40, 300, 2), (1, 2), 300),
+    ((2, 16, 1024, 2), (1, 2), 256),  # blocks of the axis
+    ((3, 256, 4), (1,), 32),  # at most an eighth of the input
+    ((3, 1000, 7), (1,), 100),
+    ((3, 997, 2), (1,), 1),  # a prime, and nothing else to repeat along
+    ((256, 4), (0,), 32),
+    ((2, 64, 64, 1), (1, 2), 1),  # a single channel is a scalar to MLX
+    ((4, 64, 5, 4), (1,), 8),  # a run over two axes
+    ((4, 5, 64, 2, 3), (0, 2), 64),
+    ((64, 64, 6, 6), (0, 1), 1),
 ]
 
 
-@pytest.mark.parametrize(("shape", "axes"), RUNS, ids=str)
-def test_every_way_to_multiply(shape, axes, key):
+@pytest.mark.parametrize(("shape", "axes", "repeats"), REPEATS, ids=str)
+def test_every_way_to_multiply(shape, axes, repeats, key):
     x = normal(shape)
-    mask = np.array(channel_mask(shape, 0.5, key, axes))
-    np.testing.assert_array_equal(dropout_channels(x, 0.5, key, axes), np.array(x) * mask)
+    mask = channel_mask(shape, 0.5, key, axes)
+    assert _repeats(shape, mask.shape)[1] == repeats
+    expected = np.array(x) * np.array(mask)
+    np.testing.assert_array_equal(dropout_channels(x, 0.5, key, axes), expected)
     turned = mx.transpose(normal(shape[::-1]))
     np.testing.assert_array_equal(
-        dropout_channels(turned, 0.5, key, axes), np.array(turned) * mask
+        dropout_channels(turned, 0.5, key, axes), np.array(turned) * np.array(mask)
     )
 
 

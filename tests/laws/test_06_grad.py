@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from subjects import SUBJECTS, assert_same, normal
 
+import chandrop
+from chandrop.random import example_keys, fold_in
+
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
 
 
@@ -102,3 +105,26 @@ def test_grad_of_vmap_and_vmap_of_grad(subject, key):
         expected = mx.grad(loss)(xs[i], keys[i])
         np.testing.assert_array_equal(outer[i], expected)
         np.testing.assert_array_equal(inner[i], expected)
+
+
+KEYS = {
+    "fold_in": lambda key, data: fold_in(key, data),
+    "example_keys": lambda key, data: example_keys(key, 3, data),
+    "layer": lambda key, data: chandrop.nn.Dropout(key=key)(mx.ones((3, 2))),
+}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_what_derives_from_a_key_has_zero_gradient_over_it(name, key):
+    """Differentiated or checkpointed with a key among the arguments, it does not raise."""
+    data = mx.array(5, dtype=mx.uint32)
+
+    def total(key, data):
+        return KEYS[name](key, data).astype(mx.float32).sum()
+
+    gradients = mx.grad(total, argnums=(0, 1))(key, data)
+    assert not any(gradient.any() for gradient in gradients)
+    tangents = [mx.ones_like(key), mx.ones_like(data)]
+    assert mx.jvp(total, [key, data], tangents)[1][0].item() == 0
+    checkpointed = mx.grad(lambda x: x * mx.checkpoint(total)(key, data))
+    assert checkpointed(mx.array(1.0)) == total(key, data)

@@ -1,9 +1,14 @@
 """Law 11: export and import round-trip, with the key an input."""
 
+import tempfile
+
 import mlx.core as mx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from subjects import SUBJECTS, assert_same, normal
 
+from chandrop.functional import dropout_channels
 from chandrop.random import example_keys, fold_in
 
 
@@ -21,6 +26,20 @@ def test_one_key(subject, get_key, tmp_path):
     for _ in range(2):
         key = get_key()
         assert_same(imported(x, key)[0], subject.call(x, 0.3, key))
+
+
+@given(st.data())
+def test_any_shape_and_axes(data):
+    ndim = data.draw(st.integers(1, 5))
+    x = normal(data.draw(st.tuples(*[st.integers(1, 40)] * ndim)))
+    axes = data.draw(st.lists(st.integers(0, ndim - 1), unique=True))
+    p = data.draw(st.floats(0, 1))
+    key = mx.random.key(data.draw(st.integers(0, 2**32)))
+    with tempfile.TemporaryDirectory() as folder:
+        imported = round_trip(
+            f"{folder}/f.mlxfn", lambda x, key: dropout_channels(x, p, key, axes), x, key
+        )
+        assert_same(imported(x, key)[0], dropout_channels(x, p, key, axes))
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)

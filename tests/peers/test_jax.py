@@ -46,6 +46,7 @@ def assert_same_mask(ours, theirs):
     assert differ <= binom.isf(1e-9, np.size(theirs), DIFFERENT)
 
 
+@pytest.mark.statistical(false_alarms=1e-7)
 @given(
     st.integers(0, 2**64 - 1),
     st.floats(0, 1),
@@ -57,6 +58,7 @@ def test_bernoulli(seed, p, shape):
     assert_same_mask(channel_mask(shape, p, key, ()) > 0, theirs)
 
 
+@pytest.mark.statistical(false_alarms=1e-9)
 @pytest.mark.parametrize("p", RATES)
 def test_bernoulli_ten_million_draws(p):
     key = mx.random.key(1)
@@ -75,6 +77,7 @@ def test_fold_in_is_its_composition(seed, data):
     np.testing.assert_array_equal(fold_in(key, data), draw(jax_key(key) + draw(salt)))
 
 
+@pytest.mark.statistical(false_alarms=1e-9)
 @pytest.mark.parametrize("p", RATES)
 def test_a_batch_of_keys_is_vmap_over_keys(p):
     keys = example_keys(mx.random.key(2), 4)

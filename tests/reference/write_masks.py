@@ -1,6 +1,6 @@
 """Writes masks.json: what JAX draws, to be compared where JAX is not installed.
 
-    python tests/reference/write_masks.py
+Run it with ``python tests/reference/write_masks.py``.
 
 JAX draws uniforms of 23 bits and MLX of 32, so about 5 of 2 * 10**8 draws differ. The
 small masks stored here are ones in which none does.
