@@ -74,33 +74,37 @@ def check_rate_shape(rate: mx.array, mask_shape: Sequence[int]) -> None:
 
 
 def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
-    """Gives a sequence of ints, or one int, as a tuple."""
+    """Gives a sequence of ints as a tuple."""
     try:
-        if hasattr(sequence, "__index__") and not isinstance(sequence, bool):
-            return (operator.index(sequence),)
         return tuple(map(operator.index, sequence))
     except TypeError:
         raise TypeError(f"Received {sequence!r}. Expected {expected}.") from None
+
+
+def as_axes(spatial_axes: Any) -> tuple[int, ...]:
+    """Gives one spatial axis, or a sequence of them, as a tuple."""
+    one = isinstance(spatial_axes, numbers.Integral) and not isinstance(spatial_axes, bool)
+    axes = (spatial_axes,) if one else spatial_axes
+    return as_integers(axes, "spatial axes, as 1 or (1, 2)")
 
 
 def axes_and_mask_shape(
     shape: Sequence[int], spatial_axes: int | Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
-    if isinstance(shape, list):
-        shape = tuple(shape)
-    if isinstance(spatial_axes, list):
-        spatial_axes = tuple(spatial_axes)
+    if not isinstance(shape, tuple):
+        shape = as_integers(shape, "a shape, as x.shape")
+    if not isinstance(spatial_axes, tuple):
+        spatial_axes = as_axes(spatial_axes)
     return _axes_and_mask_shape(shape, spatial_axes)
 
 
-# Typed, so that True is not taken for 1.
-@lru_cache(maxsize=4096, typed=True)
+@lru_cache(maxsize=4096)
 def _axes_and_mask_shape(
-    shape: Sequence[int], spatial_axes: int | Sequence[int]
+    shape: tuple[int, ...], spatial_axes: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     shape = as_integers(shape, "a shape, as x.shape")
-    spatial_axes = as_integers(spatial_axes, "spatial axes, as 1 or (1, 2)")
+    spatial_axes = as_axes(spatial_axes)
     ndim = len(shape)
     for axis in spatial_axes:
         if not -ndim <= axis < ndim:

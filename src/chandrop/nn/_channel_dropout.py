@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop import functional
-from chandrop.functional._arguments import as_integers, axes_and_mask_shape
+from chandrop.functional._arguments import as_axes, axes_and_mask_shape
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -51,8 +51,7 @@ class ChannelDropout(KeyedLayer):
     ):
         super().__init__(p, key)
         # As an attribute of its own it would be state, like every tuple of a module.
-        axes = as_integers(spatial_axes, "spatial axes, as 1 or (1, 2)")
-        object.__setattr__(self, "_spatial_axes", axes)
+        object.__setattr__(self, "_spatial_axes", as_axes(spatial_axes))
 
     def _check_axes(self, x: mx.array) -> None:
         axes_and_mask_shape(x.shape, self._spatial_axes)
