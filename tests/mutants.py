@@ -155,8 +155,8 @@ MUTANTS = [
     Mutant(
         "nan is a rate",
         ARGUMENTS,
-        "if not 0 <= rate <= 1:",
-        "if rate < 0 or rate > 1:",
+        "if not 0 <= number <= 1:",
+        "if number < 0 or number > 1:",
         "test_errors.py::test_rate_out_of_range",
     ),
     Mutant(
