@@ -1,6 +1,7 @@
 """Times several calls in one run, block by block in turn, so that drift hits all alike."""
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -10,19 +11,27 @@ BLOCK_SECONDS = 0.012
 
 
 def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Gives for each call the median over blocks of its mean seconds in a block."""
+    """Gives for each call the median over blocks of its mean seconds in a block.
+
+    Each round has another order, and each block begins untimed: a framework's first calls
+    after another framework's are slower.
+    """
     repeats = {}
     for name, call in calls.items():
         call()
         call()
         repeats[name] = max(1, round(BLOCK_SECONDS / _seconds(call, 2)))
     blocks: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
     gc.collect()
     gc.disable()
     try:
         for _ in range(BLOCKS):
-            for name, call in calls.items():
-                blocks[name].append(_seconds(call, repeats[name]))
+            shuffle(order)
+            for name in order:
+                _seconds(calls[name], 1 + repeats[name] // 2)
+                blocks[name].append(_seconds(calls[name], repeats[name]))
     finally:
         gc.enable()
     return {name: statistics.median(seconds) for name, seconds in blocks.items()}

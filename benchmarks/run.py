@@ -192,11 +192,12 @@ def main() -> None:
         arguments.output.write_text(json.dumps(rows))
         return
     all_cores = os.cpu_count() or 1
-    rows = measure_in_a_process(arguments.most, all_cores)
+    rows = []
     if hasattr(os, "sched_setaffinity") and all_cores > 1:
-        rows += measure_in_a_process(arguments.most, 1)
+        rows = measure_in_a_process(arguments.most, 1)
     else:
         print("This system pins no process to a core: that half is left out.")
+    rows += measure_in_a_process(arguments.most, all_cores)
     results = {"machine": machine(), "peak_memory": peak_memory(), "rows": rows}
     write(arguments.output, results)
 
