@@ -55,30 +55,20 @@ def with_ratio(seconds: float | None, floor: float | None) -> str:
 
 def short(measurements: Measurements, cores: int) -> str:
     """The table of the README: one shape, float32, every library and way."""
-    rows = []
-    for name in LIBRARIES:
-        row = [name]
-        for way in WAYS:
-            row.append(
-                in_milliseconds(
-                    measurements.seconds(
-                        name, cores=cores, shape=HEADLINE, dtype="float32", way=way
-                    )
-                )
-            )
-        rows.append(row)
+    names = {name: name for name in LIBRARIES}
     for framework in ("MLX", "torch", "JAX"):
-        floor = f"floor of {framework}"
-        row = [f"`x * 2` in {framework}"]
-        for way in WAYS:
-            row.append(
-                in_milliseconds(
-                    measurements.seconds(
-                        floor, cores=cores, shape=HEADLINE, dtype="float32", way=way
-                    )
-                )
-            )
-        rows.append(row)
+        names[f"floor of {framework}"] = f"`x * 2` in {framework}"
+    wanted = {"cores": cores, "shape": HEADLINE, "dtype": "float32"}
+    rows = [
+        [
+            title,
+            *(
+                in_milliseconds(measurements.seconds(name, **wanted, way=way))
+                for way in WAYS
+            ),
+        ]
+        for name, title in names.items()
+    ]
     return tabulate(rows, ["milliseconds", *WAYS], tablefmt="pipe", disable_numparse=True)
 
 
