@@ -185,6 +185,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/cpu", type=pathlib.Path)
     parser.add_argument("--most", type=int, default=10**8, help="leave larger inputs out")
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="keep the rows of larger inputs that are there",
+    )
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cores:
@@ -198,6 +203,9 @@ def main() -> None:
     else:
         print("This system pins no process to a core: that half is left out.")
     rows += measure_in_a_process(arguments.most, all_cores)
+    if arguments.update:
+        kept = json.loads(arguments.output.with_suffix(".json").read_text())["rows"]
+        rows += [row for row in kept if row["elements"] > arguments.most]
     results = {"machine": machine(), "peak_memory": peak_memory(), "rows": rows}
     write(arguments.output, results)
 

@@ -123,18 +123,19 @@ def test_the_mask_is_what_dropout_multiplies_by(data):
 # spatial axis, so that MLX's inner loop has some hundreds of elements.
 REPEATS = [
     ((2, 8, 8, 64), (1, 2), 1),  # many channels
-    ((2, 8, 8, 3), (1, 2), 8),  # the whole axis
-    ((2, 16, 103, 3), (1, 2), 103),
+    ((2, 8, 8, 3), (1, 2), 1),  # few elements
+    ((64, 16, 8, 3), (1, 2), 8),  # the whole axis
+    ((4, 16, 103, 3), (1, 2), 103),
     ((2, 16, 1999, 3), (1, 2), 1999),  # no divisor but itself
     ((2, 40, 300, 2), (1, 2), 300),
     ((2, 16, 1024, 2), (1, 2), 256),  # blocks of the axis
-    ((3, 256, 4), (1,), 32),  # at most an eighth of the input
+    ((16, 256, 4), (1,), 32),  # at most an eighth of the input
     ((3, 1000, 7), (1,), 100),
-    ((3, 997, 2), (1,), 1),  # a prime, and nothing else to repeat along
-    ((256, 4), (0,), 32),
+    ((16, 997, 2), (1,), 1),  # a prime, and nothing else to repeat along
+    ((8192, 4), (0,), 128),
     ((2, 64, 64, 1), (1, 2), 1),  # a single channel is a scalar to MLX
-    ((4, 64, 5, 4), (1,), 8),  # a run over two axes
-    ((4, 5, 64, 2, 3), (0, 2), 32),
+    ((16, 64, 5, 4), (1,), 8),  # a run over two axes
+    ((16, 5, 64, 2, 3), (0, 2), 64),
     ((64, 64, 6, 6), (0, 1), 1),
 ]
 

@@ -7,8 +7,8 @@ import mlx.core as mx
 # is four times slower where they hold few elements, needs no help from 32 on, and is at
 # its best with some hundreds.
 _SHORT, _BEST = 32, 512
-# The repeated mask is at most this share of the input.
-_SHARE = 1 / 8
+# The repeated mask is at most this share of the input, and for few elements not worth it.
+_SHARE, _FEW = 1 / 8, 2**14
 
 
 def multiply(x: mx.array, mask: mx.array) -> mx.array:
@@ -38,7 +38,7 @@ def _repeats(shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> tuple[int, 
     while axis >= 0 and mask_shape[axis] == shape[axis]:
         run *= shape[axis]
         axis -= 1
-    if axis < 0 or not 1 < run < _SHORT or 0 in shape:
+    if axis < 0 or not 1 < run < _SHORT or math.prod(shape) < _FEW:
         return axis, 1
     most = int(math.prod(shape) / math.prod(mask_shape) * _SHARE)
     longest = range(1, min(shape[axis], most, 16 * _BEST // run) + 1)
