@@ -1,4 +1,8 @@
-"""Channel-wise dropout for MLX with explicit random keys."""
+"""Channel-wise dropout for MLX with explicit random keys.
+
+Functions are in :mod:`chandrop.functional`, layers in :mod:`chandrop.nn` and keys in
+:mod:`chandrop.random`.
+"""
 
 try:
     import mlx.core as _  # noqa: F401

@@ -59,7 +59,8 @@ def as_rate(p: Any) -> float | mx.array:
         )
     number: Any = p
     if not 0 <= number <= 1:
-        raise ValueError(f"The dropout probability {p} is not in [0, 1]")
+        hint = f": for {p} % give {number / 100}" if 2 <= number <= 100 else ""
+        raise ValueError(f"The dropout probability {p} is not in [0, 1]{hint}")
     return float(number)
 
 
@@ -78,7 +79,8 @@ def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
     try:
         return tuple(map(operator.index, sequence))
     except TypeError:
-        raise TypeError(f"Received {sequence!r}. Expected {expected}.") from None
+        received = type(sequence) if hasattr(sequence, "shape") else repr(sequence)
+        raise TypeError(f"Received {received}. Expected {expected}.") from None
 
 
 def as_axes(spatial_axes: Any) -> tuple[int, ...]:

@@ -26,7 +26,8 @@ def dropout_channels(
             nan, and what lies outside ``[0, 1]`` acts as clipped.
         key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for an `x` whose axis 0 has
             length ``B``, so that example ``i`` is masked by key ``i`` alone, however the
-            batch is cut.
+            batch is cut. Two layers of one shape with one key drop the same channels:
+            give each its own, as ``chandrop.random.fold_in(key, i)``.
         spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
             ones counted from the last. A batch of keys needs axis 0 not to be among them.
 

@@ -67,7 +67,8 @@ def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     """Drops whole channels of images, channels last.
 
     Args:
-        x: ``NHWC`` or ``HWC``, of a floating-point or complex dtype.
+        x: ``NHWC`` or ``HWC``, of a floating-point or complex dtype. For channels first:
+            ``dropout_channels(x, p, key, (2, 3))``.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``.
         key: a key ``(2,)``; or for ``NHWC`` one for each example, ``(N, 2)``.

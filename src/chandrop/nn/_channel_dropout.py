@@ -16,7 +16,9 @@ class ChannelDropout(KeyedLayer):
         spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
             ones counted from the last.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat.
+            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
+            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
+            recomputation sees the next key, and all members the same.
 
     Shape:
         Input and output: any shape that has the spatial axes, of a floating-point or

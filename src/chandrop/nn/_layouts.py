@@ -14,7 +14,9 @@ class Dropout(KeyedLayer):
         p: the probability of dropping an element: a number in ``[0, 1]``, or an array that
             broadcasts to the shape of the input. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat.
+            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
+            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
+            recomputation sees the next key, and all members the same.
 
     Shape:
         Input and output: any shape, of a floating-point or complex dtype.
@@ -50,7 +52,9 @@ class Dropout1d(KeyedLayer):
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, C)``, such as ``(C,)``. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat.
+            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
+            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
+            recomputation sees the next key, and all members the same.
 
     Shape:
         Input and output: ``NLC`` or ``LC``, of a floating-point or complex dtype.
@@ -89,10 +93,13 @@ class Dropout2d(KeyedLayer):
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat.
+            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
+            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
+            recomputation sees the next key, and all members the same.
 
     Shape:
-        Input and output: ``NHWC`` or ``HWC``, of a floating-point or complex dtype.
+        Input and output: ``NHWC`` or ``HWC``, of a floating-point or complex dtype. For
+        channels first: ``ChannelDropout(p, (2, 3))``.
 
     Raises:
         TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
@@ -128,7 +135,9 @@ class Dropout3d(KeyedLayer):
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat.
+            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
+            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
+            recomputation sees the next key, and all members the same.
 
     Shape:
         Input and output: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
