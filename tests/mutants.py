@@ -204,8 +204,8 @@ MUTANTS = [
     Mutant(
         "the repeated mask is as large as the input",
         MULTIPLY,
-        "_SHARE = 1 / 8",
-        "_SHARE = 1",
+        "_SHARE, _FEW = 1 / 8",
+        "_SHARE, _FEW = 1",
         "test_memory.py::test_few_channels",
     ),
     Mutant(
