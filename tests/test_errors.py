@@ -28,6 +28,11 @@ def test_rate_out_of_range(subject, p, key):
         subject.call(normal(subject.shape()), p, key)
 
 
+def test_a_percentage_is_told_its_fraction(key):
+    with pytest.raises(ValueError, match=r"20 is not in \[0, 1\]: for 20 % give 0\.2$"):
+        dropout(mx.ones((4, 8)), 20, key)
+
+
 @each
 @pytest.mark.parametrize("p", ["0.5", None, True, np.array([0.5]), [0.5], 0.5j], ids=str)
 def test_rate_of_another_type(subject, p, key):

@@ -52,7 +52,7 @@ class ChannelDropout(KeyedLayer):
         key: mx.array | None = None,
     ):
         super().__init__(p, key)
-        # As an attribute of its own it would be state, like every tuple of a module.
+        # nn.Module would take the tuple into its state, which then cannot be saved.
         object.__setattr__(self, "_spatial_axes", as_axes(spatial_axes))
 
     def _check_axes(self, x: mx.array) -> None:

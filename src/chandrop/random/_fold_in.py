@@ -63,6 +63,7 @@ def fold_in(key: mx.array, data: int | mx.array) -> mx.array:
 
 
 def as_words(data: int | mx.array) -> mx.array:
+    """Gives an int or an array of integers as uint32, without a gradient."""
     if isinstance(data, mx.array):
         if not mx.issubdtype(data.dtype, mx.integer):
             raise TypeError(
