@@ -1,6 +1,31 @@
-"""Layers that hold a key: drop-in for those of ``mlx.nn``."""
+"""Layers that hold a key, and tools for whole models of them.
+
+The layers take the place of those of ``mlx.nn``. The tools make any model a pure function
+of parameters, key and input.
+"""
 
 from chandrop.nn._channel_dropout import ChannelDropout
+from chandrop.nn._check_step import check_step
+from chandrop.nn._checkpoint import checkpoint
+from chandrop.nn._convert import convert, revert
+from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layouts import Dropout, Dropout1d, Dropout2d, Dropout3d
+from chandrop.nn._model_keys import get_keys, rekey, set_keys
+from chandrop.nn._stack_parameters import stack_parameters
 
-__all__ = ["ChannelDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d"]
+__all__ = [
+    "ChannelDropout",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "check_step",
+    "checkpoint",
+    "convert",
+    "functional_call",
+    "get_keys",
+    "rekey",
+    "revert",
+    "set_keys",
+    "stack_parameters",
+]

@@ -1,3 +1,6 @@
+import copy
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -12,7 +15,13 @@ class KeyedLayer(nn.Module):
     ``parameters()``, so optimizers, weights files and ``set_dtype`` never see it; as an
     array it is in ``state``, so ``mx.compile(step, inputs=state, outputs=state)`` carries
     it from step to step.
+
+    A deep copy gets a key of its own, since ``[deepcopy(layer) for _ in range(n)]`` is how
+    people build stacks; a pickle keeps the key.
     """
+
+    # Where the layer is in a model that is being called as a function.
+    _path: str | None = None
 
     def __init__(self, p: float | mx.array, key: mx.array | None):
         super().__init__()
@@ -47,7 +56,12 @@ class KeyedLayer(nn.Module):
         if key is not None:
             return self._drop(x, key)
         advanced, key = _split(self._key)
-        y = self._drop(x, key)
+        try:
+            y = self._drop(x, key)
+        except ValueError as error:
+            if self._path is None:
+                raise
+            raise ValueError(f'In the dropout layer at "{self._path}": {error}') from error
         self._key = advanced
         return y
 
@@ -58,15 +72,38 @@ class KeyedLayer(nn.Module):
         """The pure function that the layer stands for."""
         raise NotImplementedError
 
+    def _would_drop(self) -> bool:
+        """Whether a call draws a mask that is not known beforehand to keep everything."""
+        return self.training and (isinstance(self._p, mx.array) or self._p > 0)
+
     def _extra_repr(self) -> str:
         return f"p={self._p}"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "KeyedLayer":
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        for name, value in self.items():
+            copied[name] = copy.deepcopy(value, memo)
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        copied._key = _key_from_global_stream()
+        return copied
+
 
 def _split(key: mx.array) -> tuple[mx.array, mx.array]:
-    """Gives the two keys of ``mx.random.split``, faster than by unpacking its rows."""
+    """Gives the two keys of ``mx.random.split``, faster than by unpacking its rows.
+
+    Of a batch of keys, it splits each.
+    """
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.
-    first, second = mx.split(mx.random.split(mx.stop_gradient(key)).flatten(), 2)
-    return first, second
+    key = mx.stop_gradient(key)
+    if key.ndim == 1:
+        first, second = mx.split(mx.random.split(key).flatten(), 2)
+        return first, second
+    # MLX divides by the number of keys.
+    if key.shape[0] == 0:
+        return key, key
+    pairs = mx.vmap(lambda key: mx.random.split(key))(key)
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _key_from_global_stream() -> mx.array:

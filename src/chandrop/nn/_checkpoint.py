@@ -1,0 +1,74 @@
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from chandrop.nn._snapshot import Snapshot
+
+
+def checkpoint(
+    module: nn.Module, fn: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
+    """Makes a call of a module that is computed again in the backward pass, to save memory.
+
+    It takes the place of ``mlx.nn.utils.checkpoint``. Its recomputation sees the keys,
+    modes, buffers and parameters that the call saw, whatever has become of the module since
+    then, so the gradient is that of the loss. Keys and buffers advance once.
+
+    Args:
+        module: the module whose arrays the computation depends on.
+        fn: what to call. Default: `module` itself. Like ``mlx.nn.utils.checkpoint``, it gives
+            no gradient to arrays that are neither in `module` nor among the arguments.
+
+    Returns:
+        A function of the arguments of `fn`, of the same output.
+
+    Raises:
+        TypeError: `module` is not a module.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> import mlx.nn as nn
+        >>> from chandrop.nn import Dropout, checkpoint
+        >>> block = nn.Sequential(nn.Linear(4, 4), Dropout(0.5), nn.ReLU())
+        >>> def loss(block, x):
+        ...     return checkpoint(block)(x).sum()
+        >>> loss, gradients = nn.value_and_grad(block, loss)(block, mx.ones((2, 4)))
+
+    Source: Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost",
+    2016; ``mx.checkpoint``.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"Received a module of type {type(module).__name__}. Expected an mlx.nn.Module."
+        )
+    function = module if fn is None else fn
+
+    @wraps(function)
+    def checkpointed(*args: Any, **kwargs: Any) -> Any:
+        before = Snapshot(module)
+        first: list[tuple[Snapshot, list[int | None]]] = []
+
+        def pure(arrays: list[mx.array], args: Any, kwargs: Any) -> Any:
+            around = Snapshot(module)
+            try:
+                before.restore(arrays)
+                output = function(*args, **kwargs)
+                after = Snapshot(module)
+            finally:
+                around.restore()
+            places = {id(array): place for place, array in enumerate(arrays)}
+            # Not in the recomputation: its arrays would be held until the graph is gone.
+            if not first:
+                first.append((after, [places.get(id(array)) for array in after.arrays]))
+            return output, [array for array in after.arrays if id(array) not in places]
+
+        output, updated = mx.checkpoint(pure)(before.arrays, args, kwargs)
+        [(after, places)] = first
+        updates = iter(updated)
+        after.restore([next(updates) if i is None else before.arrays[i] for i in places])
+        return output
+
+    return checkpointed

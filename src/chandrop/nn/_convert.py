@@ -1,0 +1,116 @@
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from chandrop.nn._layers_by_path import layers_by_path
+from chandrop.nn._layouts import Dropout, Dropout2d, Dropout3d
+from chandrop.nn._model_keys import keyed_layers
+
+MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+_OURS = dict(zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True))
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None) -> Model:
+    """Makes ``mlx.nn``'s dropout layers in a model chandrop's, in place.
+
+    Weights, rates, modes and sharing stay as they are, and so do the model's output in
+    eval mode and its weights files. Each layer gets a key of its own from the global
+    stream; :func:`rekey` gives others. Layers of classes that inherit from ``mlx.nn``'s are
+    left alone.
+
+    Args:
+        model: any model. Layers are found where ``mlx.nn`` finds them: in attributes,
+            lists, dicts and other modules.
+        where: which layers to convert: those for which ``where(path, layer)`` is true.
+            Default: all.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: `model` has a dropout layer in a tuple, or a ``TransformerEncoder`` or
+            ``TransformerDecoder`` that was built with ``checkpoint=True``: it uses
+            ``mlx.nn.utils.checkpoint``, whose recomputation would see the next keys.
+
+    Example:
+        >>> import mlx.nn as nn
+        >>> from chandrop.nn import convert
+        >>> import chandrop
+        >>> model = chandrop.nn.convert(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)))
+        >>> isinstance(model.layers[1], chandrop.nn.Dropout)
+        True
+    """
+    layers = layers_by_path(model, MLX_DROPOUTS)
+    _refuse_checkpointing(model)
+    for path, layer in layers.items():
+        if type(layer) in _OURS and (where is None or where(path, layer)):
+            _become(layer, _OURS[type(layer)], _rate(layer))
+    return model
+
+
+def revert(model: Model) -> Model:
+    """Makes chandrop's dropout layers in a model those of ``mlx.nn`` again, in place.
+
+    Args:
+        model: any model; see :func:`convert`. Weights, rates, modes and sharing stay as
+            they are. The keys are lost: :func:`get_keys` before, if you need them.
+
+    Returns:
+        The model.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: ``mlx.nn`` has no counterpart of a layer: it is another one than
+            ``Dropout``, ``Dropout2d`` and ``Dropout3d``, or its rate is 1 or an array. The
+            model is then left as it was. Also if a layer is in a tuple.
+
+    Example:
+        >>> import mlx.nn as nn
+        >>> from chandrop.nn import Dropout, revert
+        >>> revert(nn.Sequential(nn.Linear(4, 4), Dropout(0.1))).layers[1]
+        Dropout(p=0.09999999999999998)
+    """
+    layers = keyed_layers(model)
+    for path, layer in layers.items():
+        rate = layer._p
+        if type(layer) not in _THEIRS or isinstance(rate, mx.array) or rate == 1:
+            raise ValueError(
+                f'Received a model with {layer} at "{path}", which mlx.nn does not have.'
+            )
+    for layer in layers.values():
+        _become(layer, _THEIRS[type(layer)], layer._p)
+    return model
+
+
+def _become(layer: nn.Module, kind: type[Any], p: Any) -> None:
+    # A new class for the same object: whoever refers to the layer refers to it still.
+    training = layer.training
+    layer.clear()
+    vars(layer).clear()
+    layer.__class__ = kind
+    kind.__init__(layer, p)
+    layer.train(training)
+
+
+def _rate(layer: nn.Module) -> float:
+    """Gives the rate that the layer was built with, of which it keeps ``1 - p`` alone."""
+    kept: float = layer._p_1
+    written = round(1 - kept, 15)
+    return written if 1 - written == kept else 1 - kept
+
+
+def _refuse_checkpointing(model: nn.Module) -> None:
+    kinds = (nn.TransformerEncoder, nn.layers.transformer.TransformerDecoder)
+    for path, layer in layers_by_path(model, kinds).items():
+        if layer.checkpoint:
+            raise ValueError(
+                f'Received a model whose {type(layer).__name__} at "{path}" uses '
+                "mlx.nn.utils.checkpoint, whose recomputation would draw other masks. Set "
+                "its checkpoint to False and call chandrop.nn.checkpoint(layer)(x, mask)."
+            )

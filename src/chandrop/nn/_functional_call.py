@@ -1,0 +1,141 @@
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from chandrop.nn._convert import MLX_DROPOUTS
+from chandrop.nn._keyed_layer import KeyedLayer
+from chandrop.nn._layers_by_path import layers_by_path
+from chandrop.nn._model_keys import (
+    assign_keys,
+    check_layers_for_key,
+    keyed_layers,
+    quoted,
+)
+from chandrop.nn._snapshot import Snapshot
+
+
+def functional_call(
+    model: nn.Module,
+    parameters: Any,
+    *args: Any,
+    key: mx.array | None = None,
+    dropout: bool | Callable[[str, nn.Module], bool] | None = None,
+    return_state: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """Calls a model as a pure function of its parameters, a key and its input.
+
+    Parameters and keys are put in, the model is called, and then all that the model held
+    is put back: parameters, buffers, keys, modes. So it may be differentiated, vmapped,
+    compiled and checkpointed, and the model can be used as before.
+
+    Args:
+        model: any model, with its dropout layers from :mod:`chandrop.nn`; see
+            :func:`convert` for those of ``mlx.nn``.
+        parameters: a tree as ``model.parameters()`` or ``model.trainable_parameters()``
+            gives it, or a part of one; the rest is the model's own.
+        *args: what the model is called with.
+        key: what the masks depend on: one key ``(2,)``, or one for each example ``(B, 2)``,
+            as :func:`chandrop.random.example_keys` gives. Each layer derives its own from
+            it by its path, as :func:`rekey` does.
+        dropout: which of chandrop's layers drop: all (``True``), none (``False``), those
+            for which ``dropout(path, layer)`` is true, or each by its own mode (``None``).
+            No other layer's mode changes: ``BatchNorm`` stays in eval mode.
+        return_state: whether to return the parameters as the call left them, with the
+            running statistics that ``BatchNorm`` has updated.
+        **kwargs: what the model is called with.
+
+    Returns:
+        What the model returns; with `return_state` the pair of this and the parameters.
+
+    Raises:
+        TypeError: `model` is not a module, a parameter is not an ``mx.array``, `key` is
+            not a ``uint32`` array, or `dropout` is neither a bool nor a function.
+        ValueError: `parameters` has names that the model has not; a layer would drop and
+            there is no key, since each call would repeat one mask; a key is given and the
+            model has no dropout layer; one of ``mlx.nn``'s would drop, as no key reaches
+            it; `model` has a dropout layer in a tuple; `key` has the wrong shape or batch.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> import mlx.nn as nn
+        >>> from chandrop.nn import Dropout, functional_call
+        >>> model = nn.Sequential(nn.Linear(4, 8), Dropout(0.5))
+        >>> keys = mx.random.split(mx.random.key(0), 32)
+        >>> def member(key):
+        ...     return functional_call(model, model.parameters(), mx.ones((2, 4)), key=key)
+        >>> mx.vmap(member)(keys).shape
+        (32, 2, 8)
+
+    Source: the pure ``apply`` of Haiku and Flax, ``torch.func.functional_call``.
+    """
+    layers = keyed_layers(model)
+    before = Snapshot(model)
+    try:
+        _put_in(model, parameters)
+        _set_modes(layers, dropout)
+        if key is not None or dropout not in (None, False):
+            check_layers_for_key(model, layers)
+        _check_no_layer_drops_without_key(model, layers if key is None else {})
+        if key is not None:
+            assign_keys(layers, key)
+        for path, layer in layers.items():
+            layer._path = path
+        output = model(*args, **kwargs)
+        return (output, model.parameters()) if return_state else output
+    finally:
+        before.restore()
+
+
+def _put_in(model: nn.Module, parameters: Any) -> None:
+    given = dict(tree_flatten(parameters))
+    unknown = sorted(given.keys() - dict(tree_flatten(model.parameters())).keys())
+    if unknown:
+        raise ValueError(
+            f"Received parameters that {type(model).__name__} does not have: "
+            f"{quoted(unknown)}."
+        )
+    for name, parameter in given.items():
+        if not isinstance(parameter, mx.array):
+            raise TypeError(
+                f'Received a parameter "{name}" of type {type(parameter).__name__}. '
+                "Expected an mx.array."
+            )
+    model.update(parameters)
+
+
+def _set_modes(
+    layers: dict[str, KeyedLayer], dropout: bool | Callable[[str, nn.Module], bool] | None
+) -> None:
+    if dropout is None:
+        return
+    if not isinstance(dropout, bool) and not callable(dropout):
+        raise TypeError(
+            f"Received dropout of type {type(dropout).__name__}. Expected True, False, "
+            "None or a function of a path and a layer."
+        )
+    for path, layer in layers.items():
+        layer.train(dropout(path, layer) if callable(dropout) else dropout)
+
+
+def _check_no_layer_drops_without_key(
+    model: nn.Module, layers: dict[str, KeyedLayer]
+) -> None:
+    """Raises for those of `layers`, and those of mlx.nn, that would drop."""
+    dropping = [path for path, layer in layers.items() if layer._would_drop()]
+    if dropping:
+        raise ValueError(
+            f"Received no key, but these layers would drop: {quoted(dropping)}. Each call "
+            "would repeat one mask. Give key=mx.random.key(0), or dropout=False."
+        )
+    theirs = layers_by_path(model, MLX_DROPOUTS)
+    dropping = [path for path, m in theirs.items() if m.training and m._p_1 < 1]
+    if dropping:
+        raise ValueError(
+            f"Received a model with layers of mlx.nn that would drop: {quoted(dropping)}. "
+            "They draw from the global stream, whatever the key. Swap them by "
+            "chandrop.nn.convert(model), or switch them off by model.eval()."
+        )

@@ -1,0 +1,44 @@
+from typing import TypeVar
+
+import mlx.nn as nn
+
+from chandrop.nn._containers import containers
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def layers_by_path(
+    model: nn.Module, kind: type[Layer] | tuple[type[Layer], ...]
+) -> dict[str, Layer]:
+    """Gives the layers of one kind in a model by path, in the order of the paths.
+
+    Paths are those of ``model.named_modules()``. A layer that is used at several places
+    has the smallest of its paths, as a string.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: a layer is where ``mlx.nn`` does not look, such as in a tuple, or two
+            layers have the same path.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"Received a model of type {type(model).__name__}. Expected an mlx.nn.Module."
+        )
+    layers: dict[str, Layer] = {}
+    found = set()
+    named = [(path, m) for path, m in model.named_modules() if isinstance(m, kind)]
+    for path, layer in sorted(named, key=lambda item: item[0]):
+        if id(layer) in found:
+            continue
+        if path in layers:
+            raise ValueError(f'Received a model with two layers at "{path}". Rename one.')
+        layers[path] = layer
+        found.add(id(layer))
+    for path, hidden in containers(model):
+        if isinstance(hidden, kind) and id(hidden) not in found:
+            raise ValueError(
+                f'Received a model with a {type(hidden).__name__} at "{path}" where mlx.nn '
+                "does not look: it finds layers in attributes, lists and dicts, not in "
+                "tuples or sets. Put it into a list."
+            )
+    return layers
