@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 from hypothesis import strategies as st
+from mlx.utils import tree_flatten
 
 import chandrop
 
@@ -110,3 +111,13 @@ def assert_same(a, b):
     assert a.shape == b.shape
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(bits(a), bits(b))
+
+
+def assert_trees_close(a, b, rtol=1e-5, atol=1e-6):
+    """Same names, and arrays that differ by rounding at most."""
+    import numpy as np
+
+    a, b = dict(tree_flatten(a)), dict(tree_flatten(b))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=atol, err_msg=name)

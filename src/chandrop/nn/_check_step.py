@@ -75,15 +75,20 @@ def check_step(model: nn.Module, step: Callable[..., Any], *args: Any) -> None:
 
 def _compile_is_on() -> bool:
     traces = []
-    compiled = mx.compile(lambda x: traces.append(x) or x)
+
+    @mx.compile
+    def identity(x: mx.array) -> mx.array:
+        traces.append(x)
+        return x
+
     # The first call in a process may be traced once more than those that follow.
     for _ in range(3):
-        compiled(mx.array(0.0))
+        identity(mx.array(0.0))
     return len(traces) < 3
 
 
 def _words(model: nn.Module) -> dict[str, Any]:
-    """Gives the keys as lists of ints; None for what a compiled function left unfinished."""
+    """Gives the keys as lists of ints, or None for what a trace left unfinished."""
     words: dict[str, Any] = {}
     for path, key in get_keys(model).items():
         try:

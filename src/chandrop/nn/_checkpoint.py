@@ -19,8 +19,8 @@ def checkpoint(
 
     Args:
         module: the module whose arrays the computation depends on.
-        fn: what to call. Default: `module` itself. Like ``mlx.nn.utils.checkpoint``, it gives
-            no gradient to arrays that are neither in `module` nor among the arguments.
+        fn: what to call. Default: `module` itself. As with ``mlx.nn.utils.checkpoint``,
+            arrays that are neither in `module` nor among the arguments get no gradient.
 
     Returns:
         A function of the arguments of `fn`, of the same output.

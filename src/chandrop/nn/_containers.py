@@ -22,7 +22,8 @@ def containers(model: nn.Module) -> Iterator[tuple[str, Any]]:
         elif not isinstance(value, (tuple, set, frozenset)):
             continue
         prefix = f"{path}." if path else ""
-        pending.extend((f"{prefix}{name}", item) for name, item in _items(value))
+        items = [(f"{prefix}{name}", item) for name, item in _items(value)]
+        pending.extend(reversed(items))
 
 
 def _items(container: Any) -> list[tuple[Any, Any]]:

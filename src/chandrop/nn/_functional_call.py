@@ -91,8 +91,18 @@ def functional_call(
 
 
 def _put_in(model: nn.Module, parameters: Any) -> None:
+    if not isinstance(parameters, dict) or isinstance(parameters, nn.Module):
+        raise TypeError(
+            f"Received parameters of type {type(parameters).__name__}. Expected a tree, as "
+            "model.parameters() gives."
+        )
     given = dict(tree_flatten(parameters))
     unknown = sorted(given.keys() - dict(tree_flatten(model.parameters())).keys())
+    if given.keys() == parameters.keys() and any("." in name for name in given):
+        raise ValueError(
+            "Received parameters in a flat dict. Expected a tree: "
+            "mlx.utils.tree_unflatten(list(parameters.items()))."
+        )
     if unknown:
         raise ValueError(
             f"Received parameters that {type(model).__name__} does not have: "

@@ -59,7 +59,5 @@ def _check_same_structure(first: nn.Module, other: nn.Module, i: int) -> None:
 
 
 def _described(model: nn.Module) -> dict[str, str]:
-    return {
-        name: f"{parameter.dtype} of shape {parameter.shape}"
-        for name, parameter in tree_flatten(model.parameters())
-    }
+    flat: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    return {name: f"{a.dtype} of shape {a.shape}" for name, a in flat.items()}

@@ -1,0 +1,180 @@
+"""Whole models, one with each kind of layer, and a way to see the masks that they draw."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import mlx.core as mx
+import mlx.nn as nn
+
+import chandrop
+from chandrop.nn import ChannelDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
+from chandrop.nn._keyed_layer import KeyedLayer
+
+
+class Conv1dNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolutions = [nn.Conv1d(3, 8, 3, padding=1), nn.Conv1d(8, 8, 3)]
+        self.dropout = Dropout1d(0.5)
+        self.head = nn.Linear(8, 2)
+
+    def __call__(self, x):
+        x = self.dropout(mx.tanh(self.convolutions[0](x)))
+        return self.head(mx.tanh(self.convolutions[1](x)).mean(1))
+
+
+class Conv2dNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolutions = [nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 8, 3)]
+        self.dropouts = [Dropout2d(0.3), Dropout(0.4)]
+        self.head = nn.Linear(8, 2)
+
+    def __call__(self, x):
+        x = self.dropouts[0](mx.tanh(self.convolutions[0](x)))
+        return self.head(self.dropouts[1](mx.tanh(self.convolutions[1](x)).mean((1, 2))))
+
+
+class Conv3dNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convolutions = [nn.Conv3d(2, 6, 3, padding=1), nn.Conv3d(6, 4, 3)]
+        self.dropout = Dropout3d(0.5)
+        self.head = nn.Linear(4, 2)
+
+    def __call__(self, x):
+        x = self.dropout(mx.tanh(self.convolutions[0](x)))
+        return self.head(mx.tanh(self.convolutions[1](x)).mean((1, 2, 3)))
+
+
+class BatchNormNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 8)
+        self.norm = nn.BatchNorm(8)
+        self.norm.running_mean = mx.linspace(-0.5, 0.5, 8)
+        self.dropout = Dropout(0.3)
+        self.head = nn.Linear(8, 2)
+
+    def __call__(self, x):
+        return self.head(self.dropout(mx.tanh(self.norm(self.linear(x)))))
+
+
+class Reused(nn.Module):
+    """One dropout layer at two places, and one block called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = Dropout(0.25)
+        self.block = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), self.dropout)
+        self.again = self.block
+        self.first = nn.Linear(6, 8)
+
+    def __call__(self, x):
+        return self.again(self.block(self.dropout(self.first(x))))
+
+
+class InDicts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linears = {"first": nn.Linear(6, 8), "rest": [nn.Linear(8, 8)]}
+        self.dropouts = {"first": Dropout(0.5), "rest": [{"last": Dropout(0.2)}]}
+
+    def __call__(self, x):
+        x = self.dropouts["first"](mx.tanh(self.linears["first"](x)))
+        return self.dropouts["rest"][0]["last"](mx.tanh(self.linears["rest"][0](x)))
+
+
+class Recurrent(nn.Module):
+    """The same channels are dropped at all time steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(5, 8)
+        self.dropout = ChannelDropout(0.4, spatial_axes=1)
+        self.head = nn.Linear(8, 2)
+
+    def __call__(self, x):
+        hidden, _ = self.lstm(x)
+        return self.head(self.dropout(hidden))
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = chandrop.nn.convert(nn.TransformerEncoder(1, 8, 2, 16, 0.2))
+
+    def __call__(self, x):
+        return self.encoder(x, None)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model under test: how it is built, and the shape of one example."""
+
+    build: Callable[[], nn.Module]
+    example: tuple[int, ...]
+    convolutions: bool = False
+    calls: int = 1
+
+    @property
+    def name(self):
+        return self.build.__name__
+
+    def make(self):
+        """The model, always with the same weights and keys."""
+        mx.random.seed(5)
+        return self.build()
+
+    def x(self, batch=4):
+        return mx.random.normal((batch, *self.example), key=mx.random.key(batch))
+
+
+MODELS = [
+    Model(Conv1dNetwork, (7, 3), convolutions=True),
+    Model(Conv2dNetwork, (6, 5, 2), convolutions=True, calls=2),
+    Model(Conv3dNetwork, (4, 5, 4, 2), convolutions=True),
+    Model(BatchNormNetwork, (6,)),
+    Model(Reused, (6,), calls=3),
+    Model(InDicts, (6,), calls=2),
+    Model(Recurrent, (4, 5)),
+    Model(Transformer, (4, 8), calls=2),
+]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a dropout layer did in one call: it multiplied by `mask`."""
+
+    path: str
+    layer: KeyedLayer
+    mask: mx.array
+
+
+@contextmanager
+def recorded():
+    """Records every draw of chandrop's layers, in the order of the calls."""
+    draws = []
+    call = KeyedLayer.__call__
+
+    def recording(layer, x, *, key=None):
+        mask = call(layer, mx.ones_like(x), key=key)
+        draws.append(Draw(layer._path, layer, mask))
+        return x * mask
+
+    with mock.patch.object(KeyedLayer, "__call__", recording):
+        yield draws
+
+
+@contextmanager
+def replayed(masks):
+    """Multiplies by these masks, one after the other, in place of chandrop's layers."""
+    remaining = iter(masks)
+
+    def replaying(layer, x, *, key=None):
+        return x * next(remaining)
+
+    with mock.patch.object(KeyedLayer, "__call__", replaying):
+        yield
