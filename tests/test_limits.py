@@ -1,9 +1,12 @@
 """What MLX cannot do, so that a newer one which can shows."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import pytest
+from models import MODELS
 
 from chandrop.functional import dropout2d
+from chandrop.nn import Dropout, checkpoint, functional_call, stack_parameters
 
 
 def test_random_operations_without_shapes(compiles, key):
@@ -26,4 +29,76 @@ def test_vmap_of_grad_through_stacked_convolutions(key):
     for i in range(3):
         assert mx.allclose(
             gradients[i], mx.grad(loss)(weights[i], keys[i]), rtol=1e-4, atol=1e-4
+        )
+
+
+def by_name(name):
+    return next(subject for subject in MODELS if subject.name == name)
+
+
+def over_parameters(subject, key, function):
+    model, x = subject.make(), subject.x()
+    keys = mx.random.split(key, 2)
+
+    def call(parameters, key):
+        return functional_call(model, parameters, x, key=key).sum()
+
+    parameters = stack_parameters([subject.build() for _ in keys])
+    mx.eval(mx.vmap(function(call))(parameters, keys))
+
+
+def test_vmap_over_the_weights_of_a_3d_convolution(key):
+    with pytest.raises(ValueError, match="groups"):
+        over_parameters(by_name("Conv3dNetwork"), key, lambda call: call)
+
+
+@pytest.mark.parametrize("name", ["Conv1dNetwork", "Conv2dNetwork"])
+def test_vmap_of_grad_through_convolutions_of_an_ensemble(name, key):
+    over_parameters(by_name(name), key, lambda call: call)
+    with pytest.raises((ValueError, RuntimeError), match=r"AsStrided|Pad"):
+        over_parameters(by_name(name), key, mx.grad)
+
+
+@pytest.mark.parametrize(
+    "subject", [s for s in MODELS if s.convolutions], ids=lambda s: s.name
+)
+def test_jvp_of_a_convolution(subject, key):
+    model, x = subject.make(), subject.x()
+
+    def call(x):
+        return functional_call(model, {}, x, key=key)
+
+    with pytest.raises((ValueError, RuntimeError), match="Convolution"):
+        mx.eval(mx.jvp(call, [x], [x]))
+
+
+def test_vmap_of_grad_of_a_checkpoint(key):
+    model = nn.Sequential(nn.Linear(3, 3), Dropout())
+
+    def loss(x):
+        return checkpoint(model)(x).sum()
+
+    with pytest.raises((ValueError, RuntimeError), match="Depends"):
+        mx.eval(mx.vmap(mx.grad(loss))(mx.ones((2, 3))))
+
+
+def test_export_of_a_checkpointed_function(key, tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), Dropout())
+    with pytest.raises((ValueError, RuntimeError), match=r"(?i)export|serializ"):
+        mx.export_function(
+            str(tmp_path / "f.mlxfn"),
+            mx.grad(lambda x: checkpoint(model)(x).sum()),
+            mx.ones(3),
+        )
+
+
+def test_export_of_a_tree_among_several_arguments(key, tmp_path):
+    model = nn.Sequential(nn.Linear(3, 3), Dropout())
+
+    def call(parameters, x, key):
+        return functional_call(model, parameters, x, key=key)
+
+    with pytest.raises((ValueError, RuntimeError), match=r"(?i)argument|input"):
+        mx.export_function(
+            str(tmp_path / "f.mlxfn"), call, model.parameters(), mx.ones(3), key
         )

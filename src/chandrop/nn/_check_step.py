@@ -33,7 +33,8 @@ def check_step(model: nn.Module, step: Callable[..., Any], *args: Any) -> None:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: masks repeat; the message names the layers and says what to add. Also if
+        ValueError: masks repeat, or a trace has taken the keys out of the model (they are
+            then put back); the message names the layers and says what to add. Also if
             `model` has no dropout layer of chandrop, or one in a tuple.
 
     Example:
@@ -52,25 +53,32 @@ def check_step(model: nn.Module, step: Callable[..., Any], *args: Any) -> None:
     _check_keys_differ(first)
     step(*args)
     second = _words(model)
-    same = [path for path in layers if first[path] == second[path]]
     lost = [path for path in layers if second[path] is None]
-    if same and not lost and _compile_is_on():
+    if lost:
+        set_keys(model, keys)
+        raise ValueError(_advice(f"The keys of these layers are lost: {quoted(lost)}."))
+    same = [path for path in layers if first[path] == second[path]]
+    if same and _compile_is_on():
         mx.disable_compile()
         try:
             step(*args)
         finally:
             mx.enable_compile()
         uncompiled = _words(model)
-        same = [path for path in same if uncompiled[path] != second[path]]
-    if lost:
-        set_keys(model, keys)
-    if same:
-        raise ValueError(
-            f"These layers drop the same at every step: {quoted(same)}. The step is "
-            "compiled and does not carry the model's state, where the keys are. Add it:\n"
-            "    state = [model.state, optimizer.state]\n"
-            "    step = mx.compile(step, inputs=state, outputs=state)"
-        )
+        frozen = [path for path in same if uncompiled[path] != second[path]]
+        if frozen:
+            raise ValueError(
+                _advice(f"These layers drop the same at every step: {quoted(frozen)}.")
+            )
+
+
+def _advice(problem: str) -> str:
+    return (
+        f"{problem} The step is compiled and does not carry the model's state, where the "
+        "keys are. Add it:\n"
+        "    state = [model.state, optimizer.state]\n"
+        "    step = mx.compile(step, inputs=state, outputs=state)"
+    )
 
 
 def _compile_is_on() -> bool:

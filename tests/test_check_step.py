@@ -1,0 +1,203 @@
+"""check_step: layers whose masks repeat are named, and what to add is said."""
+
+import copy
+import pickle
+import re
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import pytest
+from models import InDicts
+from subjects import assert_same
+
+from chandrop.nn import Dropout, Dropout2d, check_step, get_keys, rekey, set_keys
+from chandrop.random import fold_in
+
+X = mx.ones((4, 6))
+
+
+def training_step(model, optimizer):
+    def loss(model, x):
+        return (model(x) ** 2).mean()
+
+    def step(x):
+        value, gradients = nn.value_and_grad(model, loss)(model, x)
+        optimizer.update(model, gradients)
+        return value
+
+    return step
+
+
+@pytest.fixture
+def model():
+    return InDicts()
+
+
+@pytest.fixture
+def optimizer():
+    return optim.SGD(1e-2)
+
+
+def test_a_step_that_is_not_compiled(model, optimizer):
+    check_step(model, training_step(model, optimizer), X)
+
+
+def test_a_step_that_carries_the_state(model, optimizer, compiles):
+    state = [model.state, optimizer.state]
+    step = mx.compile(training_step(model, optimizer), inputs=state, outputs=state)
+    check_step(model, step, X)
+
+
+def assert_says_what_to_add(error, *paths):
+    message = str(error.value)
+    assert ", ".join(f'"{path}"' for path in paths) in message
+    assert "state = [model.state, optimizer.state]" in message
+    assert "mx.compile(step, inputs=state, outputs=state)" in message
+
+
+@pytest.mark.parametrize("carried", ["nothing", "random", "outputs"])
+def test_the_frozen_mask(model, optimizer, carried, compiles):
+    state = [model.state, optimizer.state]
+    how = {
+        "nothing": {},
+        "random": {"inputs": mx.random.state, "outputs": mx.random.state},
+        "outputs": {"outputs": state},
+    }[carried]
+    step = training_step(model, optimizer)
+    if carried != "outputs":
+        step = model  # Training would leave the trace's arrays in the weights.
+    with pytest.raises(ValueError, match="drop the same at every step") as error:
+        check_step(model, mx.compile(step, **how), X)
+    assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
+
+
+def test_keys_that_a_trace_has_taken(model, optimizer, compiles):
+    state, keys = [model.state, optimizer.state], get_keys(model)
+    step = mx.compile(training_step(model, optimizer), inputs=state)
+    with pytest.raises(ValueError, match="keys of these layers are lost") as error:
+        check_step(model, step, X)
+    assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
+    for path, key in get_keys(model).items():
+        assert_same(key, keys[path])
+
+
+def test_a_part_that_is_frozen(model, optimizer, compiles):
+    frozen = Dropout(0.5)
+    model.frozen = frozen
+    state = [model.dropouts["first"].state, model.dropouts["rest"][0]["last"].state]
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(x):
+        return frozen(model(x))
+
+    with pytest.raises(ValueError, match='at every step: "frozen"'):
+        check_step(model, step, X)
+
+
+def test_compile_stays_as_it_was(model, compiles):
+    traces = []
+
+    @mx.compile
+    def count(x):
+        traces.append(x)
+        return x
+
+    def traced_again():
+        traces.clear()
+        for _ in range(3):
+            count(mx.ones(2))
+        return len(traces) == 3
+
+    model.unused = Dropout()
+    check_step(model, model, X)
+    assert not traced_again()
+    mx.disable_compile()
+    try:
+        check_step(model, model, X)
+        assert traced_again()
+    finally:
+        mx.enable_compile()
+
+
+def test_layers_that_need_not_advance(model, key):
+    model.unused, model.off = Dropout(), Dropout().eval()
+
+    def step(x, key):
+        rekey(model, key)
+        return model.off(model(x))
+
+    check_step(model, step, X, key)
+    check_step(model, mx.compile(step, inputs=model.state, outputs=model.state), X, key)
+    given = Dropout()
+    check_step(given, lambda x: given(x, key=key), X)
+
+
+def test_a_key_that_a_trace_has_fixed(model, compiles):
+    """The number of the step is a Python int: the compiled step sees the first alone."""
+    number = 0
+
+    @mx.compile
+    def step(x):
+        nonlocal number
+        number += 1
+        rekey(model, fold_in(mx.random.key(0), number))
+        return model(x)
+
+    with pytest.raises(ValueError, match="drop the same at every step"):
+        check_step(model, step, X)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, lambda layer: pickle.loads(pickle.dumps(layer))]
+)
+def test_copied_layers(copied):
+    first = Dropout2d()
+    model = nn.Sequential(first, copied(first), Dropout2d())
+    with pytest.raises(ValueError, match="the same key") as error:
+        check_step(model, model, mx.ones((2, 3, 3, 4)))
+    assert re.search(r'same: "layers\.0", "layers\.1"\.', str(error.value))
+    assert "chandrop.nn.rekey(model, mx.random.key(0))" in str(error.value)
+    rekey(model, mx.random.key(0))
+    check_step(model, model, mx.ones((2, 3, 3, 4)))
+
+
+def test_keys_that_become_the_same_in_the_step(model, key):
+    def step(x):
+        y = model(x)
+        set_keys(model, dict.fromkeys(get_keys(model), key))
+        return y
+
+    with pytest.raises(ValueError, match="the same key"):
+        check_step(model, step, X)
+
+
+def test_deep_copies_have_keys_of_their_own():
+    mx.random.seed(4)
+    first = Dropout2d(0.25).eval()
+    stack = [copy.deepcopy(first) for _ in range(3)]
+    model = nn.Sequential(first, *stack)
+    assert len({str(key.tolist()) for key in get_keys(model).values()}) == 4
+    assert [repr(layer) for layer in stack] == [repr(first)] * 3
+    assert not any(layer.training for layer in stack)
+    mx.random.seed(4)
+    again = copy.deepcopy(Dropout2d(0.25))
+    assert_same(again._key, stack[0]._key)
+
+
+def test_a_deep_copy_of_a_model_keeps_what_is_shared():
+    model = nn.Sequential(nn.Linear(2, 2), Dropout(mx.array([0.5, 0.25])))
+    model.layers.append(model.layers[1])
+    copied = copy.deepcopy(model)
+    assert copied.layers[1] is copied.layers[2]
+    assert copied.layers[1] is not model.layers[1]
+    assert_same(copied.layers[1]._p, model.layers[1]._p)
+    copied.layers[1]._p += 1
+    assert model.layers[1]._p[0] == 0.5
+    assert not mx.array_equal(copied.layers[1]._key, model.layers[1]._key)
+
+
+def test_a_model_without_dropout_layers():
+    with pytest.raises(ValueError, match="convert"):
+        check_step(nn.Linear(2, 2), lambda: None)

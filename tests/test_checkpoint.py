@@ -1,0 +1,280 @@
+"""checkpoint: loss, gradients, keys and buffers are those of the call without it.
+
+``nn.utils.checkpoint`` with ``mlx.nn``'s dropout fails the same check, shown last.
+"""
+
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.nn.utils
+import mlx.optimizers as optim
+import pytest
+from mlx.utils import tree_flatten
+from models import MODELS
+from subjects import assert_same, assert_trees_close
+
+from chandrop.nn import Dropout, Dropout2d, checkpoint, functional_call, get_keys, rekey
+from chandrop.random import example_keys
+
+
+class Block(nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.convolution = nn.Conv2d(4, 4, 3, padding=1)
+        self.norm = nn.BatchNorm(4)
+        self.dropout = dropout(0.3)
+
+    def __call__(self, x):
+        return x + self.dropout(mx.tanh(self.norm(self.convolution(x))))
+
+
+class Blocks(nn.Module):
+    """Blocks in stages, each called by `wrap`: as it is, or checkpointed."""
+
+    def __init__(self, wrap, dropout=Dropout2d):
+        super().__init__()
+        self.stages = [[Block(dropout) for _ in range(2)] for _ in range(2)]
+        self.head = nn.Linear(4, 3)
+        self.wrap = wrap
+
+    def stage(self, blocks, x):
+        for block in blocks:
+            x = self.wrap(block)(x)
+        return x
+
+    def __call__(self, x):
+        for blocks in self.stages:
+            x = self.wrap(self, partial(self.stage, blocks))(x)
+        return self.head(x.mean((1, 2)))
+
+
+def as_it_is(module, fn=None):
+    return module if fn is None else fn
+
+
+def loss(model, x):
+    y = model(x)
+    return (y * mx.cos(mx.arange(y.size).reshape(y.shape))).sum()
+
+
+def trained(make, wrap, x, steps=3, compile_step=False, dropout=Dropout2d):
+    """Losses, gradients, and all that a model is left with after some steps."""
+    mx.random.seed(2)
+    model = make(wrap, dropout)
+    optimizer = optim.SGD(1e-2)
+    state = [model.state, optimizer.state, mx.random.state]
+
+    def step(x):
+        value, gradients = nn.value_and_grad(model, loss)(model, x)
+        optimizer.update(model, gradients)
+        return value, gradients
+
+    if compile_step:
+        step = mx.compile(step, inputs=state, outputs=state)
+    results = []
+    for _ in range(steps):
+        results.append(step(x))
+        mx.eval(results, state)
+    return {"steps": results, "parameters": model.parameters(), "keys": get_keys(model)}
+
+
+def around(subject):
+    """A model whose one part is `subject`, called by `wrap`."""
+
+    class Wrapper(nn.Module):
+        def __init__(self, wrap, dropout):
+            super().__init__()
+            self.model = subject.build()
+            self.wrap = wrap
+
+        def __call__(self, x):
+            return self.wrap(self.model)(x)
+
+    return Wrapper
+
+
+@pytest.mark.parametrize("subject", MODELS, ids=lambda s: s.name)
+def test_training(subject):
+    make, x = around(subject), subject.x()
+    plain, again = trained(make, as_it_is, x), trained(make, checkpoint, x)
+    assert_trees_close(again, plain, rtol=1e-5, atol=1e-6)
+    for path, key in plain["keys"].items():
+        assert_same(again["keys"][path], key)
+
+
+@pytest.mark.parametrize("compile_step", [False, True], ids=["eager", "compiled"])
+def test_nested(compile_step):
+    x = mx.random.normal((4, 5, 5, 4), key=mx.random.key(1))
+    plain = trained(Blocks, as_it_is, x)
+    again = trained(Blocks, checkpoint, x, compile_step=compile_step)
+    assert_trees_close(again, plain, rtol=1e-5, atol=1e-5)
+    for path, key in plain["keys"].items():
+        assert_same(again["keys"][path], key)
+
+
+@pytest.mark.parametrize("keys", [1, 4], ids=["one key", "a batch of keys"])
+def test_in_functional_call_on_a_model_in_eval_mode(keys, key):
+    """The recomputation runs when the model has been restored."""
+    x = mx.random.normal((4, 5, 5, 4), key=key)
+    key = key if keys == 1 else example_keys(key, 4)
+
+    def gradients(wrap):
+        mx.random.seed(2)
+        model = Blocks(wrap).eval()
+
+        def pure(parameters, x):
+            call = partial(functional_call, model, parameters, key=key, dropout=True)
+            return loss(call, x)
+
+        results = mx.value_and_grad(pure, argnums=(0, 1))(model.parameters(), x)
+        keys = get_keys(model)
+        model.update(Blocks(wrap).parameters())
+        rekey(model, mx.random.key(9))
+        return results, keys
+
+    assert_trees_close(gradients(checkpoint), gradients(as_it_is), rtol=1e-5, atol=1e-6)
+
+
+def test_a_loss_that_is_differentiated_later():
+    """Between call and recomputation the model takes on other weights, keys and modes."""
+    x = mx.random.normal((4, 5, 5, 4), key=mx.random.key(3))
+
+    def gradient(wrap, then):
+        mx.random.seed(2)
+        model = Blocks(wrap)
+
+        def call(x):
+            y = loss(model, x)
+            then(model)
+            return y
+
+        return mx.grad(call)(x)
+
+    def change(model):
+        model.eval()
+        rekey(model, mx.random.key(7))
+        model.update(Blocks(as_it_is).parameters())
+        model.stages[0][0].norm = nn.Identity()
+
+    expected = gradient(as_it_is, lambda model: None)
+    assert mx.allclose(gradient(checkpoint, change), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_call_keeps_besides_keys_and_buffers():
+    class Keeping(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 3)
+            self.dropout = Dropout(0.5)
+            self.seen = []
+            self.last = (mx.zeros(1), "none")
+            self.calls = 0
+
+        def __call__(self, x):
+            y = self.dropout(self.linear(x))
+            self.penalty = (y**2).sum()
+            self.last = (y.mean(), "y")
+            self.seen.append(y.max())
+            self.calls += 1
+            return y
+
+    def run(wrap):
+        mx.random.seed(0)
+        model = Keeping()
+
+        def loss(model, x):
+            y = wrap(model)(x)
+            return y.sum() + model.penalty + model.last[0] + model.seen[-1]
+
+        value, gradients = nn.value_and_grad(model, loss)(model, mx.ones((2, 3)))
+        kept = {"seen": model.seen, "last": model.last[0], "penalty": model.penalty}
+        assert (model.calls, model.last[1], len(model.seen)) == (1, "y", 1)
+        return value, gradients, kept
+
+    assert_trees_close(run(checkpoint), run(as_it_is))
+
+
+def test_outputs_and_arguments_of_any_kind():
+    class Kinds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = Dropout(0.5, key=mx.random.key(1))
+
+        def __call__(self, x, *, scale, name):
+            y = self.dropout(x["x"]) * scale
+            return {"y": [y, None], name: (x["x"], 3)}
+
+    x = {"x": mx.ones((2, 4))}
+    expected = Kinds()(x, scale=2.0, name="n")
+    output = checkpoint(Kinds())(x, scale=2.0, name="n")
+    assert output.keys() == expected.keys()
+    assert_same(output["y"][0], expected["y"][0])
+    assert output["y"][1] is None
+    assert output["n"][1] == 3
+
+
+def test_frozen_parameters_get_no_gradient_and_stay_frozen():
+    x = mx.random.normal((4, 5, 5, 4))
+    mx.random.seed(2)
+    model = Blocks(checkpoint).freeze()
+    model.head.unfreeze()
+    _, gradients = nn.value_and_grad(model, loss)(model, x)
+    assert dict(tree_flatten(gradients)).keys() == {"head.weight", "head.bias"}
+    assert model.trainable_parameters()["stages"][0][0]["convolution"] == {}
+
+
+def test_it_saves_memory():
+    """Of eight blocks, one at a time is kept in the backward pass."""
+
+    def peak(wrap):
+        mx.random.seed(2)
+        model = nn.Sequential(*[around_linear(wrap)() for _ in range(8)])
+        x = mx.random.normal((4096, 64))
+        mx.eval(model.state, x)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(nn.value_and_grad(model, loss)(model, x))
+        return mx.get_peak_memory() - before
+
+    def around_linear(wrap):
+        class Layer(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linears = [nn.Linear(64, 64) for _ in range(3)]
+                self.dropout = Dropout(0.1)
+
+            def __call__(self, x):
+                return wrap(self, self.body)(x)
+
+            def body(self, x):
+                for linear in self.linears:
+                    x = self.dropout(mx.tanh(linear(x)))
+                return x
+
+        return Layer
+
+    assert peak(checkpoint) < 0.6 * peak(as_it_is)
+
+
+def test_what_is_no_module():
+    with pytest.raises(TypeError, match="module of type function"):
+        checkpoint(lambda x: x)
+
+
+def test_mlx_nn_fails_the_same_checks():
+    """Why this is not ``nn.utils.checkpoint``: another mask, and statistics twice."""
+    x = mx.random.normal((4, 5, 5, 4), key=mx.random.key(1))
+    theirs = {"steps": 1, "dropout": nn.Dropout2d}
+    plain = trained(Blocks, as_it_is, x, **theirs)
+    again = trained(Blocks, mlx.nn.utils.checkpoint, x, **theirs)
+    with pytest.raises(AssertionError):
+        assert_trees_close(again["steps"][0][1], plain["steps"][0][1])
+    ours = trained(Blocks, mlx.nn.utils.checkpoint, x, steps=1)
+    plain = trained(Blocks, as_it_is, x, steps=1)
+    with pytest.raises(AssertionError):
+        assert_trees_close(ours["steps"][0][1], plain["steps"][0][1])
+    statistics = ours["parameters"]["stages"][0][0]["norm"]["running_mean"]
+    expected = plain["parameters"]["stages"][0][0]["norm"]["running_mean"]
+    assert not mx.allclose(statistics, expected)
