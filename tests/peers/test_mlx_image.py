@@ -1,8 +1,8 @@
 """Models that others wrote, from mlx-image, converted: they are what they were, with keys.
 
 In training mode mlx-image draws its stochastic depth by hand, from the global stream, and
-Swin's dropout of attention fails. So these models are in eval mode here, and ``dropout=True``
-turns chandrop's layers on.
+Swin's dropout of attention fails. So these models are in eval mode here, where
+``dropout=True`` turns chandrop's layers on.
 """
 
 import mlx.core as mx

@@ -16,9 +16,10 @@ class ChannelDropout(KeyedLayer):
         spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
             ones counted from the last.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
-            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
-            recomputation sees the next key, and all members the same.
+            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
+            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
+            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
+            drop the same, and a recomputation sees the next key.
 
     Shape:
         Input and output: any shape that has the spatial axes, of a floating-point or

@@ -14,9 +14,10 @@ class Dropout(KeyedLayer):
         p: the probability of dropping an element: a number in ``[0, 1]``, or an array that
             broadcasts to the shape of the input. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
-            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
-            recomputation sees the next key, and all members the same.
+            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
+            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
+            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
+            drop the same, and a recomputation sees the next key.
 
     Shape:
         Input and output: any shape, of a floating-point or complex dtype.
@@ -52,9 +53,10 @@ class Dropout1d(KeyedLayer):
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, C)``, such as ``(C,)``. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
-            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
-            recomputation sees the next key, and all members the same.
+            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
+            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
+            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
+            drop the same, and a recomputation sees the next key.
 
     Shape:
         Input and output: ``NLC`` or ``LC``, of a floating-point or complex dtype.
@@ -93,9 +95,10 @@ class Dropout2d(KeyedLayer):
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
-            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
-            recomputation sees the next key, and all members the same.
+            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
+            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
+            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
+            drop the same, and a recomputation sees the next key.
 
     Shape:
         Input and output: ``NHWC`` or ``HWC``, of a floating-point or complex dtype. For
@@ -135,9 +138,10 @@ class Dropout3d(KeyedLayer):
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Inside ``mx.checkpoint`` and
-            ``mx.vmap`` give a key at the call, ``layer(x, key=key)``: with its own, the
-            recomputation sees the next key, and all members the same.
+            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
+            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
+            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
+            drop the same, and a recomputation sees the next key.
 
     Shape:
         Input and output: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
