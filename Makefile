@@ -14,7 +14,7 @@ help:
 	@echo "make demo         train on handwritten digits and draw digits.png"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
-	@echo "make peers        compare with JAX, torch and others, and convert mlx-image's models"
+	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras and mlx-image"
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
 	@echo "make bench        measure against all of them (about 20 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"

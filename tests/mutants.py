@@ -19,6 +19,14 @@ ARGUMENTS = "functional/_arguments.py"
 MULTIPLY = "functional/_multiply.py"
 LAYER = "nn/_keyed_layer.py"
 FOLD_IN = "random/_fold_in.py"
+MODEL_KEYS = "nn/_model_keys.py"
+PATHS = "nn/_layers_by_path.py"
+SNAPSHOT = "nn/_snapshot.py"
+CALL = "nn/_functional_call.py"
+CHECKPOINT = "nn/_checkpoint.py"
+CONVERT = "nn/_convert.py"
+CHECK_STEP = "nn/_check_step.py"
+STACK = "nn/_stack_parameters.py"
 
 
 @dataclass(frozen=True)
@@ -270,6 +278,173 @@ MUTANTS = [
         "first + mx.arange",
         "0 * first + mx.arange",
         "laws/test_09_cut.py::test_any_cut",
+    ),
+    Mutant(
+        "a layer's key depends on its place among the layers",
+        MODEL_KEYS,
+        "[crc32(path.encode()) for path in layers]",
+        "list(range(len(layers)))",
+        "test_model_keys.py::test_other_layers_may_come_and_go",
+    ),
+    Mutant(
+        "the keys of a batch are dealt out along the wrong axis",
+        MODEL_KEYS,
+        ".reshape(-1, *(1,) * (key.ndim - 1))",
+        "",
+        "test_model_keys.py::test_a_batch_of_keys",
+    ),
+    Mutant(
+        "some keys are set although one is wrong",
+        MODEL_KEYS,
+        """    for key in keys.values():
+        check_layer_key(key)
+    for path, key in keys.items():
+        layers[path]._key = key""",
+        """    for path, key in keys.items():
+        layers[path]._key = key
+        check_layer_key(key)""",
+        "test_model_keys.py::test_nothing_is_set_if_one_key_is_wrong",
+    ),
+    Mutant(
+        "a shared layer has the largest of its paths",
+        PATHS,
+        "sorted(named, key=lambda item: item[0])",
+        "sorted(named, key=lambda item: item[0], reverse=True)",
+        "laws/test_whole_models.py::test_10_oracle",
+    ),
+    Mutant(
+        "a layer in a tuple is left alone",
+        PATHS,
+        "id(hidden) not in found",
+        "False",
+        "test_model_keys.py::test_a_layer_where_mlx_does_not_look",
+    ),
+    Mutant(
+        "modes are not restored",
+        SNAPSHOT,
+        "vars(container).update(attributes)",
+        "vars(container).update(attributes | {'_training': True})",
+        "test_functional_call.py::test_all_is_restored",
+    ),
+    Mutant(
+        "what a list holds is not restored",
+        SNAPSHOT,
+        "container[:] = map(replaced, contents)",
+        "list(map(replaced, contents))",
+        "test_functional_call.py::test_what_refers_to_a_part_of_the_model_sees_it_restored",
+    ),
+    Mutant(
+        "arrays in tuples are forgotten",
+        SNAPSHOT,
+        "if type(value) is tuple:",
+        "if False:",
+        "test_checkpoint.py::test_what_a_call_keeps_besides_keys_and_buffers",
+    ),
+    Mutant(
+        "nothing is restored if the call raises",
+        CALL,
+        "    finally:\n        before.restore()",
+        "    finally:\n        pass",
+        "test_functional_call.py::test_all_is_restored_if_the_call_raises",
+    ),
+    Mutant(
+        "dropout=True turns BatchNorm on too",
+        CALL,
+        "    for path, layer in layers.items():\n        layer.train(",
+        "    model.train(dropout)\n    for path, layer in layers.items():\n"
+        "        layer.train(",
+        "test_functional_call.py::test_batch_norm_stays_in_eval_mode",
+    ),
+    Mutant(
+        "no key is no error",
+        CALL,
+        "layers if key is None else {}",
+        "{}",
+        "test_functional_call.py::test_no_key_where_a_layer_would_drop",
+    ),
+    Mutant(
+        "the state is that before the call",
+        CALL,
+        "(output, model.parameters())",
+        "(output, parameters)",
+        "test_functional_call.py::test_the_state_that_the_call_leaves",
+    ),
+    Mutant(
+        "the recomputation sees the model as it is then",
+        CHECKPOINT,
+        "before.restore(arrays)",
+        "Snapshot(module).restore(arrays)",
+        "test_checkpoint.py::test_a_loss_that_is_differentiated_later",
+    ),
+    Mutant(
+        "the recomputation leaves its keys in the model",
+        CHECKPOINT,
+        "            finally:\n                around.restore()",
+        "            finally:\n                pass",
+        "test_checkpoint.py::test_in_functional_call_on_a_model_in_eval_mode",
+    ),
+    Mutant(
+        "the updates of a checkpointed call are lost",
+        CHECKPOINT,
+        "after.restore([next(updates) if i is None else before.arrays[i] for i in places])",
+        "before.restore()",
+        "test_checkpoint.py::test_nested",
+    ),
+    Mutant(
+        "a converted layer forgets its mode",
+        CONVERT,
+        "    layer.train(training)\n",
+        "",
+        "test_convert.py::test_there_and_back",
+    ),
+    Mutant(
+        "a converted layer's rate is off in the last bit",
+        CONVERT,
+        "return written if 1 - written == kept else 1 - kept",
+        "return written",
+        "test_convert.py::test_rates_are_kept_to_the_last_bit",
+    ),
+    Mutant(
+        "a transformer that checkpoints is converted",
+        CONVERT,
+        "if layer.checkpoint:",
+        "if False:",
+        "test_convert.py::test_a_transformer_that_checkpoints",
+    ),
+    Mutant(
+        "a frozen mask is not found",
+        CHECK_STEP,
+        "if uncompiled[path] != second[path]]",
+        "if False]",
+        "test_check_step.py::test_the_frozen_mask",
+    ),
+    Mutant(
+        "a layer that the step does not call is reported",
+        CHECK_STEP,
+        "if uncompiled[path] != second[path]]",
+        "]",
+        "test_check_step.py::test_layers_that_need_not_advance",
+    ),
+    Mutant(
+        "a deep copy keeps the key",
+        LAYER,
+        "copied._key = _key_from_global_stream()",
+        "pass",
+        "test_check_step.py::test_deep_copies_have_keys_of_their_own",
+    ),
+    Mutant(
+        "all examples split the first key",
+        LAYER,
+        "mx.vmap(lambda key: mx.random.split(key))(key)",
+        "mx.vmap(lambda key: mx.random.split(key))(mx.broadcast_to(key[:1], key.shape))",
+        "laws/test_whole_models.py::test_09_cut",
+    ),
+    Mutant(
+        "members that differ are stacked",
+        STACK,
+        "if expected.get(name) != received.get(name):",
+        "if False:",
+        "test_stack_parameters.py::test_models_that_differ",
     ),
 ]
 

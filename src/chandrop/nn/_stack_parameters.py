@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import mlx.core as mx
@@ -6,7 +6,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 
-def stack_parameters(models: Sequence[nn.Module]) -> Any:
+def stack_parameters(models: Iterable[nn.Module]) -> Any:
     """Stacks the parameters of models of one architecture, for ``mx.vmap``.
 
     Args:
@@ -17,7 +17,7 @@ def stack_parameters(models: Sequence[nn.Module]) -> Any:
         ``i`` is that of ``models[i]``. One member is ``tree_map(lambda a: a[i], tree)``.
 
     Raises:
-        TypeError: one of `models` is not a module.
+        TypeError: `models` is one module, or one of them is not a module.
         ValueError: there are no models, or their parameters differ in name, shape or dtype.
 
     Example:
@@ -33,6 +33,8 @@ def stack_parameters(models: Sequence[nn.Module]) -> Any:
 
     Source: ``torch.func.stack_module_state``.
     """
+    if isinstance(models, nn.Module):
+        raise TypeError(f"Received one {type(models).__name__}. Expected a list of models.")
     models = list(models)
     if not models:
         raise ValueError("Received no models. Expected at least one.")
