@@ -19,11 +19,13 @@ def containers(model: nn.Module) -> Iterator[tuple[str, Any]]:
                 continue
             visited.add(id(value))
             yield path, value
-        elif not isinstance(value, (tuple, set, frozenset)):
-            continue
         prefix = f"{path}." if path else ""
-        items = [(f"{prefix}{name}", item) for name, item in _items(value)]
-        pending.extend(reversed(items))
+        for name, item in reversed(_items(value)):
+            if isinstance(item, _MAY_CONTAIN):
+                pending.append((f"{prefix}{name}", item))
+
+
+_MAY_CONTAIN = (dict, list, tuple, set, frozenset)
 
 
 def _items(container: Any) -> list[tuple[Any, Any]]:

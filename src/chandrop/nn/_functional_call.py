@@ -8,12 +8,7 @@ from mlx.utils import tree_flatten
 from chandrop.nn._convert import MLX_DROPOUTS
 from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_by_path import layers_by_path
-from chandrop.nn._model_keys import (
-    assign_keys,
-    check_layers_for_key,
-    keyed_layers,
-    quoted,
-)
+from chandrop.nn._model_keys import assign_keys, check_layers_for_key, quoted
 from chandrop.nn._snapshot import Snapshot
 
 
@@ -72,14 +67,15 @@ def functional_call(
 
     Source: the pure ``apply`` of Haiku and Flax, ``torch.func.functional_call``.
     """
-    layers = keyed_layers(model)
+    dropouts = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
+    layers = {path: m for path, m in dropouts.items() if isinstance(m, KeyedLayer)}
     before = Snapshot(model)
     try:
         _put_in(model, parameters)
         _set_modes(layers, dropout)
         if key is not None or dropout not in (None, False):
             check_layers_for_key(model, layers)
-        _check_no_layer_drops_without_key(model, layers if key is None else {})
+        _check_no_layer_drops_without_key(dropouts, key)
         if key is not None:
             assign_keys(layers, key)
         for path, layer in layers.items():
@@ -132,20 +128,23 @@ def _set_modes(
 
 
 def _check_no_layer_drops_without_key(
-    model: nn.Module, layers: dict[str, KeyedLayer]
+    dropouts: dict[str, nn.Module], key: mx.array | None
 ) -> None:
-    """Raises for those of `layers`, and those of mlx.nn, that would drop."""
-    dropping = [path for path, layer in layers.items() if layer._would_drop()]
-    if dropping:
+    ours, theirs = [], []
+    for path, layer in dropouts.items():
+        if not isinstance(layer, KeyedLayer):
+            if layer.training and layer._p_1 < 1:
+                theirs.append(path)
+        elif key is None and layer._would_drop():
+            ours.append(path)
+    if ours:
         raise ValueError(
-            f"Received no key, but these layers would drop: {quoted(dropping)}. Each call "
+            f"Received no key, but these layers would drop: {quoted(ours)}. Each call "
             "would repeat one mask. Give key=mx.random.key(0), or dropout=False."
         )
-    theirs = layers_by_path(model, MLX_DROPOUTS)
-    dropping = [path for path, m in theirs.items() if m.training and m._p_1 < 1]
-    if dropping:
+    if theirs:
         raise ValueError(
-            f"Received a model with layers of mlx.nn that would drop: {quoted(dropping)}. "
+            f"Received a model with layers of mlx.nn that would drop: {quoted(theirs)}. "
             "They draw from the global stream, whatever the key. Swap them by "
             "chandrop.nn.convert(model), or switch them off by model.eval()."
         )
