@@ -338,7 +338,7 @@ MUTANTS = [
         SNAPSHOT,
         "if type(value) is tuple:",
         "if False:",
-        "test_checkpoint.py::test_what_a_call_keeps_besides_keys_and_buffers",
+        "test_checkpoint.py::test_gradients_reach_all_that_the_module_holds",
     ),
     Mutant(
         "nothing is restored if the call raises",
@@ -358,8 +358,8 @@ MUTANTS = [
     Mutant(
         "no key is no error",
         CALL,
-        "layers if key is None else {}",
-        "{}",
+        "elif key is None and layer._would_drop():",
+        "elif False:",
         "test_functional_call.py::test_no_key_where_a_layer_would_drop",
     ),
     Mutant(

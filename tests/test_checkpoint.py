@@ -195,6 +195,23 @@ def test_what_a_call_keeps_besides_keys_and_buffers():
     assert_trees_close(run(checkpoint), run(as_it_is))
 
 
+def test_gradients_reach_all_that_the_module_holds():
+    class Holding(nn.Module):
+        def __call__(self, x):
+            return x * self.one * self.listed[0]["a"] * self.hidden[1][0]
+
+    model = Holding()
+
+    def loss(wrap, x, factor):
+        model.one, model.listed, model.hidden = factor, [{"a": factor}], (0, (factor,))
+        return wrap(model)(x).sum()
+
+    x, factor = mx.ones(3), mx.array([2.0, 3.0, 4.0])
+    gradients = mx.grad(partial(loss, checkpoint), argnums=(0, 1))(x, factor)
+    assert_same(gradients[0], factor**3)
+    assert_same(gradients[1], 3 * factor**2)
+
+
 def test_outputs_and_arguments_of_any_kind():
     class Kinds(nn.Module):
         def __init__(self):
