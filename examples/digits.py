@@ -19,53 +19,17 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
+from digit_network import DigitNetwork, Floats, Labels, load_split_digits
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
-from numpy.typing import NDArray
 from scipy.ndimage import rotate
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from chandrop.nn import Dropout2d
-from chandrop.random import fold_in
+from chandrop.nn import functional_call
 
 MEMBERS = 32
 BATCH = 64
 ANGLES = range(0, 181, 10)
-
-Floats = NDArray[np.floating]
-Labels = NDArray[np.integer]
-
-
-class DigitNetwork(nn.Module):
-    """Three convolutions, each followed by channel dropout, and a linear layer."""
-
-    def __init__(self, p: float = 0.2):
-        super().__init__()
-        self.convolutions = [
-            nn.Conv2d(1, 16, kernel_size=3, padding=1),
-            nn.Conv2d(16, 32, kernel_size=3, padding=1),
-            nn.Conv2d(32, 32, kernel_size=3, padding=1),
-        ]
-        self.dropouts = [Dropout2d(p) for _ in self.convolutions]
-        self.pool = nn.MaxPool2d(kernel_size=2, stride=2)
-        self.head = nn.Linear(32 * 2 * 2, 10)
-
-    def __call__(self, x: mx.array, key: mx.array | None = None) -> mx.array:
-        """Gives logits ``(B, 10)`` for images ``(B, 8, 8, 1)``.
-
-        Without a key the dropout layers use their own, as in training; with one they
-        draw from it, so that the key is all that tells one member from another.
-        """
-        for place, (convolution, dropout) in enumerate(
-            zip(self.convolutions, self.dropouts, strict=True)
-        ):
-            x = nn.relu(convolution(x))
-            x = dropout(x, key=None if key is None else fold_in(key, place))
-            if place < 2:
-                x = self.pool(x)
-        return self.head(x.flatten(1))
 
 
 def train(network: DigitNetwork, images: Floats, labels: Labels, epochs: int) -> None:
@@ -104,11 +68,12 @@ def member_probabilities(network: DigitNetwork, images: Floats, key: mx.array) -
     One key is one subnetwork: it is broadcast over the batch, so that a member drops the
     same channels for every image.
     """
-    network.train()
     x = mx.array(images)
 
     def member(key: mx.array) -> mx.array:
-        return mx.softmax(network(x, mx.broadcast_to(key, (len(x), 2))), axis=-1)
+        keys = mx.broadcast_to(key, (len(x), 2))
+        logits = functional_call(network, network.parameters(), x, key=keys, dropout=True)
+        return mx.softmax(logits, axis=-1)
 
     return np.array(mx.vmap(member)(mx.random.split(key, MEMBERS)))
 
@@ -213,12 +178,7 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
 
-    digits = load_digits()
-    images = (digits.images[..., None] / 16).astype(np.float32)
-    images, test_images, labels, test_labels = train_test_split(
-        images, digits.target, test_size=0.25, random_state=0, stratify=digits.target
-    )
-
+    images, test_images, labels, test_labels = load_split_digits()
     mx.random.seed(0)
     network = DigitNetwork()
     train(network, images, labels, arguments.epochs)

@@ -1,0 +1,97 @@
+"""Trains on handwritten digits on any number of ranks, to the same weights, bit for bit.
+
+Run it with ``python examples/distributed.py``, or on two or four ranks of this machine with
+``mlx.launch -n 2 --backend ring -- python examples/distributed.py``.
+
+Each example has a key that is derived from the step and from its place in the whole batch,
+so the masks are the same however the batch is cut. The sums are the same, too, since it is
+cut into four parts of fixed size, whichever rank computes which. Without that, as with
+``mlx.nn.average_gradients`` over one part for each rank, the weights would be the same but
+for rounding, until it decides which unit of two is the largest.
+
+``BatchNorm`` would not fit in: its statistics depend on the cut.
+"""
+
+import argparse
+import sys
+import time
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from digit_network import DigitNetwork, Floats, Labels, load_split_digits
+from mlx.utils import tree_map
+
+from chandrop.nn import functional_call
+from chandrop.random import example_keys, fold_in
+
+BATCH, PARTS = 64, 4
+PART = BATCH // PARTS
+
+
+def mean_over_ranks(parts: list[Any]) -> Any:
+    """Gives the mean of the trees of all parts, those of the other ranks among them."""
+    mine = tree_map(lambda *arrays: mx.stack(arrays), *parts)
+    return tree_map(lambda array: mx.distributed.all_gather(array).mean(0), mine)
+
+
+def train(
+    network: DigitNetwork, images: Floats, labels: Labels, key: mx.array, steps: int
+) -> list[float]:
+    """Trains in place, and gives the loss over the whole batch at each step."""
+    ranks = mx.distributed.init()
+    parts = np.split(np.arange(PARTS), ranks.size())[ranks.rank()]
+    optimizer = optim.Adam(learning_rate=4e-3)
+
+    def loss(parameters: Any, x: mx.array, y: mx.array, keys: mx.array) -> mx.array:
+        logits = functional_call(network, parameters, x, key=keys)
+        return nn.losses.cross_entropy(logits, y, reduction="mean")
+
+    generator = np.random.default_rng(0)
+    losses = []
+    for step in range(steps):
+        batch = generator.choice(len(images), BATCH, replace=False)
+        results = []
+        for first in parts * PART:
+            part = batch[first : first + PART]
+            keys = example_keys(fold_in(key, step), PART, offset=first)
+            x, y = mx.array(images[part]), mx.array(labels[part])
+            results.append(mx.value_and_grad(loss)(network.parameters(), x, y, keys))
+        value, gradients = mean_over_ranks(results)
+        optimizer.update(network, gradients)
+        mx.eval(value, network.parameters(), optimizer.state)
+        losses.append(value.item())
+    return losses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--output", help="where to write the weights (.safetensors)")
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+
+    ranks = mx.distributed.init()
+    if PARTS % ranks.size():
+        sys.exit(f"{PARTS} parts cannot be shared by {ranks.size()} ranks.")
+    images, test_images, labels, test_labels = load_split_digits()
+    mx.random.seed(0)
+    network = DigitNetwork()
+    losses = train(network, images, labels, mx.random.key(1), arguments.steps)
+
+    if ranks.rank() > 0:
+        return
+    network.eval()
+    guesses = np.array(network(mx.array(test_images))).argmax(-1)
+    print(f"ranks:                      {ranks.size()}")
+    print(f"loss, first and last step:  {losses[0]:.4f}, {losses[-1]:.4f}")
+    print(f"test accuracy:              {(guesses == test_labels).mean():.4f}")
+    print(f"seconds in all:             {time.perf_counter() - started:.1f}")
+    if arguments.output:
+        network.save_weights(arguments.output)
+
+
+if __name__ == "__main__":
+    main()
