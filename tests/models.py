@@ -11,6 +11,7 @@ import mlx.nn as nn
 import chandrop
 from chandrop.nn import ChannelDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from chandrop.nn._keyed_layer import KeyedLayer
+from chandrop.nn._layers_of_the_call import path_in_the_call
 
 
 class Conv1dNetwork(nn.Module):
@@ -161,7 +162,7 @@ def recorded():
 
     def recording(layer, x, *, key=None):
         mask = call(layer, mx.ones_like(x), key=key)
-        draws.append(Draw(layer._path, layer, mask))
+        draws.append(Draw(path_in_the_call(layer), layer, mask))
         return x * mask
 
     with mock.patch.object(KeyedLayer, "__call__", recording):

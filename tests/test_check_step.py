@@ -9,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import pytest
+from mlx.utils import tree_flatten
 from models import InDicts
 from subjects import assert_same
 
@@ -73,14 +74,24 @@ def test_the_frozen_mask(model, optimizer, carried, compiles):
     assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
 
 
-def test_keys_that_a_trace_has_taken(model, optimizer, compiles):
-    state, keys = [model.state, optimizer.state], get_keys(model)
-    step = mx.compile(training_step(model, optimizer), inputs=state)
-    with pytest.raises(ValueError, match="keys of these layers are lost") as error:
+@pytest.mark.parametrize("carried", ["nothing", "optimizer", "random", "copy", "inputs"])
+def test_a_trace_that_stays_in_the_model(model, carried, compiles):
+    optimizer = optim.Adam(1e-2)
+    before = dict(tree_flatten(model.state))
+    state = {
+        "nothing": None,
+        "optimizer": [optimizer.state],
+        "random": [optimizer.state, mx.random.state],
+        "copy": [model.parameters(), optimizer.state],
+        "inputs": [model.state, optimizer.state],
+    }[carried]
+    outputs = None if carried == "inputs" else state
+    step = mx.compile(training_step(model, optimizer), inputs=state, outputs=outputs)
+    with pytest.raises(ValueError, match="arrays of its trace in the model") as error:
         check_step(model, step, X)
-    assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
-    for path, key in get_keys(model).items():
-        assert_same(key, keys[path])
+    assert_says_what_to_add(error, "linears.first.weight", "linears.first.bias")
+    for name, array in tree_flatten(model.state):
+        assert_same(array, before[name])
 
 
 def test_a_part_that_is_frozen(model, optimizer, compiles):
@@ -135,18 +146,32 @@ def test_layers_that_need_not_advance(model, key):
 
 
 def test_a_key_that_a_trace_has_fixed(model, compiles):
-    """The number of the step is a Python int: the compiled step sees the first alone."""
-    number = 0
+    """The number of the step is a Python int: the compiled step sees two at most."""
+    optimizer, number = optim.Adam(1e-2), 0
+    uncompiled, state = training_step(model, optimizer), [model.state, optimizer.state]
 
-    @mx.compile
+    @partial(mx.compile, inputs=state, outputs=state)
     def step(x):
         nonlocal number
         number += 1
         rekey(model, fold_in(mx.random.key(0), number))
-        return model(x)
+        return uncompiled(x)
 
-    with pytest.raises(ValueError, match="drop the same at every step"):
+    with pytest.raises(ValueError, match="drop the same at every step") as error:
         check_step(model, step, X)
+    assert "mx.array(number)" in str(error.value)
+
+
+def test_layers_that_take_turns(model):
+    number = 0
+
+    def step(x):
+        nonlocal number
+        number += 1
+        return list(layers)[number % 2](x)
+
+    layers = [model.dropouts["first"], model.dropouts["rest"][0]["last"]]
+    check_step(model, step, X)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +186,11 @@ def test_copied_layers(copied):
     assert "chandrop.nn.rekey(model, mx.random.key(0))" in str(error.value)
     rekey(model, mx.random.key(0))
     check_step(model, model, mx.ones((2, 3, 3, 4)))
+
+
+def test_the_same_key_does_not_matter_where_nothing_drops(key):
+    model = nn.Sequential(Dropout(key=key), Dropout(key=key).eval(), Dropout(0, key=key))
+    check_step(model, model, X)
 
 
 def test_keys_that_become_the_same_in_the_step(model, key):

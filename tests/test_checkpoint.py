@@ -4,6 +4,7 @@
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,6 +14,7 @@ import pytest
 from mlx.utils import tree_flatten
 from models import MODELS
 from subjects import assert_same, assert_trees_close
+from test_functional_call import InPlace
 
 from chandrop.nn import Dropout, Dropout2d, checkpoint, functional_call, get_keys, rekey
 from chandrop.random import example_keys
@@ -210,6 +212,68 @@ def test_gradients_reach_all_that_the_module_holds():
     gradients = mx.grad(partial(loss, checkpoint), argnums=(0, 1))(x, factor)
     assert_same(gradients[0], factor**3)
     assert_same(gradients[1], 3 * factor**2)
+
+
+def test_gradients_reach_arrays_in_named_tuples():
+    class State(NamedTuple):
+        h: mx.array
+        c: list
+
+    class Stateful(nn.Module):
+        def __call__(self, x):
+            self.carry = State(self.carry.h * x, self.carry.c)
+            return self.carry.h + self.carry.c[0]
+
+    def loss(wrap, x):
+        model = Stateful()
+        model.carry = State(x, [x])
+        y = wrap(model)(x)
+        return (y + model.carry.h).sum()
+
+    x = mx.array([1.0, 2.0])
+    assert_same(mx.grad(partial(loss, checkpoint))(x), 4 * x + 1)
+
+
+@pytest.mark.parametrize("compile_step", [False, True], ids=["eager", "compiled"])
+def test_arrays_that_are_changed_in_place(compile_step):
+    def run(wrap):
+        return trained(
+            lambda wrap, dropout: Wrapper(wrap, InPlace()), wrap, mx.ones((4, 3))
+        )
+
+    class Wrapper(nn.Module):
+        def __init__(self, wrap, model):
+            super().__init__()
+            self.model, self.wrap = model, wrap
+
+        def __call__(self, x):
+            return self.wrap(self.model)(x)
+
+    plain, again = run(as_it_is), run(checkpoint)
+    assert_trees_close(again, plain)
+
+
+def test_what_the_module_returns_is_not_restored_with_it():
+    class Returning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cache = {"h": mx.zeros(2)}
+
+        def __call__(self, x):
+            self.cache["h"] = self.cache["h"] + x
+            return self.cache
+
+    assert_same(checkpoint(Returning())(mx.ones(2))["h"], mx.ones(2))
+
+
+def test_layers_outside_of_the_module():
+    block, outside = nn.Linear(2, 2), Dropout()
+    x, key = mx.ones((1, 2)), mx.random.key(0)
+    with pytest.raises(ValueError, match=r"Dropout\(p=0\.5\) is called with a key"):
+        checkpoint(block, lambda x: outside(block(x)))(x)
+    checkpoint(block, lambda x: outside(block(x), key=key))(x)
+    outside.eval()
+    checkpoint(block, lambda x: outside(block(x)))(x)
 
 
 def test_outputs_and_arguments_of_any_kind():

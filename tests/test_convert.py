@@ -143,6 +143,10 @@ def test_a_transformer_that_checkpoints(part, key):
     with pytest.raises(ValueError, match=rf'at "{part}".*chandrop\.nn\.checkpoint'):
         convert(model)
     assert get_keys(model) == {}
+    other = {"encoder": "decoder", "decoder": "encoder"}[part]
+    convert(model, where=lambda path, layer: path.startswith(other))
+    assert all(path.startswith(other) for path in get_keys(model))
+    assert get_keys(getattr(model, other))
     model.encoder.checkpoint = model.decoder.checkpoint = False
     encoder, x = convert(model).encoder, mx.random.normal((3, 4, 8))
 
@@ -150,9 +154,13 @@ def test_a_transformer_that_checkpoints(part, key):
         rekey(encoder, key)
         return mx.grad(lambda x: (call(x, None) ** 2).sum())(x)
 
-    # What the message says to use.
+    def as_the_message_says(x, mask):
+        for layer in encoder.layers:
+            x = checkpoint(layer)(x, mask)
+        return encoder.ln(x)
+
     expected = gradient(encoder)
-    assert mx.allclose(gradient(checkpoint(encoder)), expected, rtol=1e-5, atol=1e-5)
+    assert mx.allclose(gradient(as_the_message_says), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_layer_in_a_tuple():
@@ -171,6 +179,8 @@ def test_what_mlx_nn_does_not_have(layer):
     with pytest.raises(ValueError, match=r'at "layers\.1", which mlx\.nn does not have'):
         revert(model)
     assert type(model.layers[0]) is chandrop.nn.Dropout
+    with pytest.raises(ValueError, match="at the model itself"):
+        revert(layer)
 
 
 def test_what_is_no_model():

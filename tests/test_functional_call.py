@@ -1,6 +1,7 @@
 """functional_call: a pure call that leaves the model as it was."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +12,7 @@ from mlx.utils import tree_flatten, tree_map
 from models import MODELS, BatchNormNetwork, Conv2dNetwork, InDicts, recorded
 from subjects import assert_same, assert_trees_close
 
-from chandrop.nn import Dropout, functional_call, stack_parameters
+from chandrop.nn import Dropout, Dropout2d, functional_call, stack_parameters
 from chandrop.random import example_keys
 
 each = pytest.mark.parametrize("subject", MODELS, ids=lambda s: s.name)
@@ -126,6 +127,76 @@ def test_what_refers_to_a_part_of_the_model_sees_it_restored(key):
     assert model.calls == 0
 
 
+class InPlace(nn.Module):
+    """Changes its arrays in place, as caches and counters do."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(3, 3), Dropout()
+        self._hits, self.count = mx.zeros(3), mx.zeros(2)
+        self.freeze(keys=["count"], recurse=False)
+
+    def __call__(self, x):
+        y = self.linear(x)
+        self._hits += mx.stop_gradient(y).sum(0)
+        self.count[0] = self.count[0] + mx.abs(x).sum()
+        return self.dropout(y) * self.count[0]
+
+
+@pytest.mark.parametrize(
+    "transform", [lambda f: f, mx.compile, mx.vmap, lambda f: mx.vmap(mx.compile(f))]
+)
+def test_arrays_that_are_changed_in_place_are_restored(transform, key):
+    model = InPlace()
+    before, parameters = everything(model), doubled(model)
+    given = [np.array(a) for _, a in tree_flatten(parameters)]
+
+    def call(x):
+        return functional_call(model, parameters, x, key=key, return_state=True)
+
+    y, state = transform(call)(mx.ones((2, 4, 3)))
+    mx.eval(y, state)
+    assert_untouched(model, before)
+    for array, (_, now) in zip(given, tree_flatten(parameters), strict=True):
+        np.testing.assert_array_equal(array, now)
+    assert mx.all(state["count"].reshape(-1, 2)[:, 0] > 0)
+
+
+def test_what_the_model_returns_is_not_restored_with_it(key):
+    class Returning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cache = {"h": mx.zeros(2), "all": [mx.zeros(2)]}
+            self.dropout = Dropout()
+
+        def __call__(self, x):
+            self.cache["h"] = self.cache["h"] + x
+            self.cache["all"].append(x)
+            return x, self.cache
+
+    model = Returning()
+
+    def loss(x):
+        _, cache = functional_call(model, {}, x, key=key)
+        assert len(cache["all"]) == 2
+        return (cache["h"] * cache["all"][1]).sum()
+
+    assert_same(mx.grad(loss)(mx.ones(2)), 2 * mx.ones(2))
+    assert len(model.cache["all"]) == 1
+
+
+def test_what_is_frozen_in_the_call_is_not_frozen_after_it(key):
+    class Freezing(nn.Sequential):
+        def __call__(self, x):
+            self.layers[0].freeze()
+            return super().__call__(x)
+
+    model = Freezing(nn.Linear(2, 2), Dropout())
+    for _ in range(2):
+        functional_call(model, {}, mx.ones((1, 2)), key=key)
+        assert "weight" in model.trainable_parameters()["layers"][0]
+
+
 @each
 def test_it_is_the_call_of_a_model_with_these_parameters(subject):
     model, other, x = subject.make().eval(), subject.build().eval(), subject.x()
@@ -182,13 +253,10 @@ def test_which_layers_drop(key):
 def test_batch_norm_stays_in_eval_mode(key):
     model, x = Layers().eval(), mx.random.normal((8, 4))
     model.norm.running_mean = mx.ones(4)
-    y = functional_call(model, {}, x, key=key, dropout=True)
-    alone = functional_call(model, {}, x[:1], key=key, dropout=True)
     with recorded() as draws:
-        functional_call(model, {}, x[:1], key=key, dropout=True)
-    masked = x[:1] * draws[0].mask * draws[1].mask
-    assert mx.allclose(alone, (masked - 1) / mx.sqrt(mx.array(1 + 1e-5)))
-    assert y.shape == x.shape
+        y = functional_call(model, {}, x, key=key, dropout=True)
+    masked = x * draws[0].mask * draws[1].mask
+    assert mx.allclose(y, (masked - 1) / mx.sqrt(mx.array(1 + 1e-5)))
 
 
 def test_other_arguments_reach_the_model(key):
@@ -210,6 +278,72 @@ def test_the_state_that_the_call_leaves(key):
     assert y.shape == (8, 2)
     _, state = functional_call(model, {}, x, key=key, return_state=True)
     assert mx.array_equal(state["norm"]["running_mean"], reference.norm.running_mean)
+
+
+def test_the_state_has_the_names_of_the_parameters(key):
+    class Penalized(nn.Sequential):
+        def __call__(self, x):
+            y = super().__call__(x)
+            self.penalty = (y**2).sum()
+            return y
+
+    model = Penalized(nn.Linear(2, 2), Dropout())
+    _, state = functional_call(model, {}, mx.ones((1, 2)), key=key, return_state=True)
+    model.update(state)
+    assert dict(tree_flatten(state)).keys() == {"layers.0.weight", "layers.0.bias"}
+
+
+def hidden_in_a_function():
+    dropout = Dropout()
+    return nn.Sequential(lambda x: dropout(x), Dropout()), dropout
+
+
+def hidden_in_an_object():
+    model = nn.Sequential(Dropout())
+    model.settings = SimpleNamespace(dropout=Dropout())
+    model.layers.append(lambda x: model.settings.dropout(x))
+    return model, model.settings.dropout
+
+
+@pytest.mark.parametrize("build", [hidden_in_a_function, hidden_in_an_object])
+def test_layers_that_are_not_found_cannot_draw(build, key):
+    model, dropout = build()
+    before = mx.array(dropout._key)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"Dropout\(p=0\.5\) is called with a key"):
+            functional_call(model, {}, mx.ones((1, 2)), key=key)
+    assert_same(dropout._key, before)
+    model(mx.ones((1, 2)))
+    dropout.eval()
+    functional_call(model, {}, mx.ones((1, 2)), key=key)
+
+
+def test_a_call_within_a_call(key):
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.dropout = InDicts(), Dropout()
+
+        def __call__(self, x):
+            y = functional_call(self.inner, {}, x, key=mx.random.key(1))
+            return self.dropout(self.inner(y[:, :6])), y
+
+    model, x = Outer(), mx.ones((4, 6))
+    before = everything(model)
+    y, inner = functional_call(model, {}, x, key=key)
+    assert_same(functional_call(model.inner, {}, x, key=mx.random.key(1)), inner)
+    assert_same(functional_call(model, {}, x, key=key)[0], y)
+    assert_untouched(model, before)
+
+
+def test_names_of_the_models_own_arguments(key):
+    class Named(Layers):
+        def __call__(self, model, parameters):
+            return super().__call__(model * parameters)
+
+    x = mx.ones((3, 4))
+    y = functional_call(Named().eval(), {}, model=x, parameters=2.0)
+    assert y.shape == x.shape
 
 
 def test_a_layer_without_dropping_needs_no_key():
@@ -238,6 +372,14 @@ def test_unknown_parameters(key):
         functional_call(model, unknown, mx.ones((2, 6)), key=key)
     with pytest.raises(TypeError, match=r'"linears\.first\.bias" of type float'):
         functional_call(model, {"linears": {"first": {"bias": 1.0}}}, mx.ones((2, 6)))
+    with pytest.raises(ValueError, match='none of InDicts\'s: "linears"'):
+        functional_call(model, {"linears": mx.ones(2)}, mx.ones((2, 6)))
+
+
+def test_names_with_dots(key):
+    model = nn.Sequential(nn.Linear(2, 2), Dropout())
+    model["a.b"] = mx.ones(1)
+    functional_call(model, {"a.b": mx.ones(1)}, mx.ones((1, 2)), key=key)
 
 
 def test_parameters_that_are_no_tree(key):
@@ -274,7 +416,15 @@ def test_keys_that_do_not_match_the_batch(key):
         functional_call(model, {}, mx.ones((4, 6)), key=mx.zeros((2, 3, 2), mx.uint32))
 
 
-@pytest.mark.parametrize("wrong", [0.5, 1, "all"])
+def test_inputs_that_a_layer_does_not_take(key):
+    model = nn.Sequential(Dropout2d())
+    with pytest.raises(ValueError, match=r'at "layers\.0": .*2 dimensions'):
+        functional_call(model, {}, mx.ones((4, 6)), key=key)
+    with pytest.raises(TypeError, match=r'at "layers\.0": .*int32'):
+        functional_call(model, {}, mx.ones((4, 6, 6, 2), mx.int32), key=key)
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1, "all", np.True_])
 def test_what_is_no_choice_of_layers(wrong, key):
     with pytest.raises(TypeError, match="True, False, None"):
         functional_call(InDicts(), {}, mx.ones((4, 6)), key=key, dropout=wrong)

@@ -201,6 +201,13 @@ def test_nothing_is_set_if_one_key_is_wrong(key):
         assert_same_keys(get_keys(model), before)
 
 
+def test_keys_of_other_types(key):
+    with pytest.raises(TypeError, match="keys of type list"):
+        set_keys(InDicts(), [key])
+    with pytest.raises(TypeError, match=r'For "dropouts\.first": .*mx\.random\.key\(3\)'):
+        set_keys(InDicts(), {"dropouts.first": 3})
+
+
 def test_a_key_for_a_model_without_dropout_layers(key):
     with pytest.raises(ValueError, match=r"Sequential without dropout.*convert\(model\)"):
         rekey(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), key)

@@ -31,6 +31,11 @@ def test_one_member_and_any_sequence():
     assert stacked["weight"].shape == (1, 3, 2)
 
 
+def test_layers_without_parameters_may_differ():
+    members = [nn.Sequential(nn.Linear(2, 3), nn.ReLU()), nn.Sequential(nn.Linear(2, 3))]
+    assert stack_parameters(members)["layers"][0]["weight"].shape == (2, 3, 2)
+
+
 def narrow(model):
     model.layers[0].weight = mx.ones((3, 3))
 

@@ -4,27 +4,27 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
-from chandrop.nn._model_keys import (
-    check_layers_for_key,
-    get_keys,
-    keyed_layers,
-    quoted,
-    set_keys,
-)
+from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
+from chandrop.nn._snapshot import Snapshot
+
+# The first call may be followed by another trace, since it makes the optimizer's state.
+_CALLS = 4
 
 
-def check_step(model: nn.Module, step: Callable[..., Any], *args: Any) -> None:
+def check_step(model: nn.Module, step: Callable[..., Any], /, *args: Any) -> None:
     """Runs a training step and raises if its layers repeat masks, or each other's.
 
     A layer repeats its mask if `step` is compiled and does not carry the model's state: the
     key of the first call then stays in it for ever. Layers repeat each other's masks if
     they hold the same key. Call this once before training, on a small batch.
 
-    The step is run twice, and a third time uncompiled if a key has not advanced, which
+    The step is run four times, and a fifth time uncompiled if a key has not advanced, which
     trains the model and the optimizer by as many steps. A layer whose key does not advance
     uncompiled either is not reported: the step does not call it, gives it a key, or gives
-    keys to the model by :func:`rekey`.
+    keys to the model by :func:`rekey`. Keys that do not come from the layers, as those of
+    :func:`functional_call`, are not checked.
 
     Args:
         model: the model that `step` trains.
@@ -33,9 +33,9 @@ def check_step(model: nn.Module, step: Callable[..., Any], *args: Any) -> None:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: masks repeat, or a trace has taken the keys out of the model (they are
-            then put back); the message names the layers and says what to add. Also if
-            `model` has no dropout layer of chandrop, or one in a tuple.
+        ValueError: masks repeat, or the trace has left its arrays in the model (what the
+            model held is then put back); the message names the layers and says what to add.
+            Also if `model` has no dropout layer of chandrop, or one in a tuple.
 
     Example:
         >>> import mlx.core as mx
@@ -45,40 +45,73 @@ def check_step(model: nn.Module, step: Callable[..., Any], *args: Any) -> None:
         >>> check_step(model, lambda x: model(x).sum(), mx.ones((2, 4)))
     """
     layers = keyed_layers(model)
-    check_layers_for_key(model, layers)
-    keys = get_keys(model)
-    _check_keys_differ(_words(model))
-    step(*args)
-    first = _words(model)
-    _check_keys_differ(first)
-    step(*args)
-    second = _words(model)
-    lost = [path for path in layers if second[path] is None]
-    if lost:
-        set_keys(model, keys)
-        raise ValueError(_advice(f"The keys of these layers are lost: {quoted(lost)}."))
-    same = [path for path in layers if first[path] == second[path]]
-    if same and _compile_is_on():
-        mx.disable_compile()
+    check_has_layers(model, layers)
+    dropping = [path for path, layer in layers.items() if layer._would_drop()]
+    before = Snapshot(model)
+
+    def run() -> dict[str, str]:
         try:
             step(*args)
         finally:
+            _check_no_trace_left(model, before)
+        return _words(model, dropping)
+
+    _check_keys_differ(_words(model, dropping))
+    _check_keys_differ(run())
+    calls = [run() for _ in range(_CALLS - 1)]
+    same = [path for path in dropping if all(c[path] == calls[0][path] for c in calls)]
+    if same and _compile_is_on():
+        mx.disable_compile()
+        try:
+            uncompiled = run()
+        finally:
             mx.enable_compile()
-        uncompiled = _words(model)
-        frozen = [path for path in same if uncompiled[path] != second[path]]
+        frozen = [path for path in same if uncompiled[path] != calls[0][path]]
         if frozen:
             raise ValueError(
-                _advice(f"These layers drop the same at every step: {quoted(frozen)}.")
+                f"These layers drop the same at every step: {quoted(frozen)}. {_CARRY}\n"
+                "If it does, it derives keys from a number that the trace has fixed: give "
+                "that to the step as an array, mx.array(number)."
             )
 
 
-def _advice(problem: str) -> str:
-    return (
-        f"{problem} The step is compiled and does not carry the model's state, where the "
-        "keys are. Add it:\n"
-        "    state = [model.state, optimizer.state]\n"
-        "    step = mx.compile(step, inputs=state, outputs=state)"
-    )
+_CARRY = """\
+The step is compiled and has to carry the model's state, where the keys are:
+    state = [model.state, optimizer.state]
+    step = mx.compile(step, inputs=state, outputs=state)"""
+
+
+def _words(model: nn.Module, paths: list[str]) -> dict[str, str]:
+    """Gives keys as they can be compared later."""
+    keys = get_keys(model)
+    return {path: str(keys[path].tolist()) for path in paths}
+
+
+def _check_keys_differ(words: dict[str, str]) -> None:
+    paths = defaultdict(list)
+    for path, key in words.items():
+        paths[key].append(path)
+    for same in paths.values():
+        if len(same) > 1:
+            raise ValueError(
+                f"These layers hold the same key, so they drop the same: {quoted(same)}. "
+                "Give each its own: chandrop.nn.rekey(model, mx.random.key(0))."
+            )
+
+
+def _check_no_trace_left(model: nn.Module, before: Snapshot) -> None:
+    names = []
+    for name, array in dict(tree_flatten(model.state)).items():
+        try:
+            mx.eval(array)
+        except RuntimeError:
+            names.append(name)
+    if names:
+        before.restore()
+        raise ValueError(
+            f"mx.compile has left arrays of its trace in the model: {quoted(names)}. "
+            f"{_CARRY}"
+        )
 
 
 def _compile_is_on() -> bool:
@@ -93,27 +126,3 @@ def _compile_is_on() -> bool:
     for _ in range(3):
         identity(mx.array(0.0))
     return len(traces) < 3
-
-
-def _words(model: nn.Module) -> dict[str, Any]:
-    """Gives the keys as lists of ints, or None for what a trace left unfinished."""
-    words: dict[str, Any] = {}
-    for path, key in get_keys(model).items():
-        try:
-            words[path] = key.tolist()
-        except RuntimeError:
-            words[path] = None
-    return words
-
-
-def _check_keys_differ(words: dict[str, Any]) -> None:
-    paths = defaultdict(list)
-    for path, key in words.items():
-        if key is not None:
-            paths[str(key)].append(path)
-    for same in paths.values():
-        if len(same) > 1:
-            raise ValueError(
-                f"These layers hold the same key, so they drop the same: {quoted(same)}. "
-                "Give each its own: chandrop.nn.rekey(model, mx.random.key(0))."
-            )

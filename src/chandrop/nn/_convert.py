@@ -6,7 +6,7 @@ import mlx.nn as nn
 
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layouts import Dropout, Dropout2d, Dropout3d
-from chandrop.nn._model_keys import keyed_layers
+from chandrop.nn._model_keys import keyed_layers, quoted
 
 MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 _OURS = dict(zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True))
@@ -34,23 +34,26 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: `model` has a dropout layer in a tuple, or a ``TransformerEncoder`` or
-            ``TransformerDecoder`` that was built with ``checkpoint=True``: it uses
-            ``mlx.nn.utils.checkpoint``, whose recomputation would see the next keys.
+        ValueError: `model` has a dropout layer in a tuple, or one to convert in a
+            ``TransformerEncoder`` or ``TransformerDecoder`` that was built with
+            ``checkpoint=True``: it uses ``mlx.nn.utils.checkpoint``, whose recomputation
+            would see the next keys.
 
     Example:
         >>> import mlx.nn as nn
-        >>> from chandrop.nn import convert
-        >>> import chandrop
-        >>> model = chandrop.nn.convert(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)))
-        >>> isinstance(model.layers[1], chandrop.nn.Dropout)
+        >>> from chandrop.nn import Dropout, convert
+        >>> model = convert(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1)))
+        >>> isinstance(model.layers[1], Dropout)
         True
     """
-    layers = layers_by_path(model, MLX_DROPOUTS)
-    _refuse_checkpointing(model)
-    for path, layer in layers.items():
-        if type(layer) in _OURS and (where is None or where(path, layer)):
-            _become(layer, _OURS[type(layer)], _rate(layer))
+    chosen = [
+        layer
+        for path, layer in layers_by_path(model, MLX_DROPOUTS).items()
+        if type(layer) in _OURS and (where is None or where(path, layer))
+    ]
+    _refuse_checkpointing(model, chosen)
+    for layer in chosen:
+        _become(layer, _OURS[type(layer)], _rate(layer))
     return model
 
 
@@ -81,7 +84,8 @@ def revert(model: Model) -> Model:
         rate = layer._p
         if type(layer) not in _THEIRS or isinstance(rate, mx.array) or rate == 1:
             raise ValueError(
-                f'Received a model with {layer} at "{path}", which mlx.nn does not have.'
+                f"Received a model with a {layer} at {quoted([path])}, which mlx.nn does "
+                "not have."
             )
     for layer in layers.values():
         _become(layer, _THEIRS[type(layer)], layer._p)
@@ -105,12 +109,15 @@ def _rate(layer: nn.Module) -> float:
     return written if 1 - written == kept else 1 - kept
 
 
-def _refuse_checkpointing(model: nn.Module) -> None:
+def _refuse_checkpointing(model: nn.Module, chosen: list[nn.Module]) -> None:
     kinds = (nn.TransformerEncoder, nn.layers.transformer.TransformerDecoder)
-    for path, layer in layers_by_path(model, kinds).items():
-        if layer.checkpoint:
+    identities = {id(layer) for layer in chosen}
+    for path, transformer in layers_by_path(model, kinds).items():
+        concerned = any(id(layer) in identities for layer in transformer.modules())
+        if transformer.checkpoint and concerned:
             raise ValueError(
-                f'Received a model whose {type(layer).__name__} at "{path}" uses '
-                "mlx.nn.utils.checkpoint, whose recomputation would draw other masks. Set "
-                "its checkpoint to False and call chandrop.nn.checkpoint(layer)(x, mask)."
+                f"Received a model with a {type(transformer).__name__} at {quoted([path])} "
+                "that uses mlx.nn.utils.checkpoint, whose recomputation would draw other "
+                "masks. Set its checkpoint to False, and call its layers one by one: "
+                "x = chandrop.nn.checkpoint(layer)(x, ...)."
             )

@@ -1,20 +1,23 @@
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from chandrop.nn._convert import MLX_DROPOUTS
 from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_by_path import layers_by_path
-from chandrop.nn._model_keys import assign_keys, check_layers_for_key, quoted
-from chandrop.nn._snapshot import Snapshot
+from chandrop.nn._layers_of_the_call import layers_of_the_call
+from chandrop.nn._model_keys import assign_keys, check_has_layers, quoted
+from chandrop.nn._snapshot import Snapshot, with_own_containers
 
 
 def functional_call(
     model: nn.Module,
     parameters: Any,
+    /,
     *args: Any,
     key: mx.array | None = None,
     dropout: bool | Callable[[str, nn.Module], bool] | None = None,
@@ -25,7 +28,8 @@ def functional_call(
 
     Parameters and keys are put in, the model is called, and then all that the model held
     is put back: parameters, buffers, keys, modes. So it may be differentiated, vmapped,
-    compiled and checkpointed, and the model can be used as before.
+    compiled and checkpointed, and the model can be used as before. What objects other than
+    modules, lists, dicts, tuples and sets hold is not put back.
 
     Args:
         model: any model, with its dropout layers from :mod:`chandrop.nn`; see
@@ -40,8 +44,8 @@ def functional_call(
             for which ``dropout(path, layer)`` is true, or each by its own mode (``None``).
             No other layer's mode changes: ``BatchNorm`` stays in eval mode.
         return_state: whether to return the parameters as the call left them, with the
-            running statistics that ``BatchNorm`` has updated.
-        **kwargs: what the model is called with.
+            running statistics that ``BatchNorm`` has updated, but without new arrays.
+        **kwargs: what the model is called with. None can be named as those above.
 
     Returns:
         What the model returns; with `return_state` the pair of this and the parameters.
@@ -52,7 +56,8 @@ def functional_call(
         ValueError: `parameters` has names that the model has not; a layer would drop and
             there is no key, since each call would repeat one mask; a key is given and the
             model has no dropout layer; one of ``mlx.nn``'s would drop, as no key reaches
-            it; `model` has a dropout layer in a tuple; `key` has the wrong shape or batch.
+            it; `model` has a dropout layer in a tuple, or calls one that it does not hold,
+            without a key; `key` has the wrong shape or batch.
 
     Example:
         >>> import mlx.core as mx
@@ -69,19 +74,20 @@ def functional_call(
     """
     dropouts = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
     layers = {path: m for path, m in dropouts.items() if isinstance(m, KeyedLayer)}
+    if key is not None or dropout not in (None, False):
+        check_has_layers(model, layers)
     before = Snapshot(model)
     try:
+        before.restore_copies()
         _put_in(model, parameters)
         _set_modes(layers, dropout)
-        if key is not None or dropout not in (None, False):
-            check_layers_for_key(model, layers)
         _check_no_layer_drops_without_key(dropouts, key)
         if key is not None:
             assign_keys(layers, key)
-        for path, layer in layers.items():
-            layer._path = path
-        output = model(*args, **kwargs)
-        return (output, model.parameters()) if return_state else output
+        own_parameters = model.parameters() if return_state else None
+        with layers_of_the_call(layers):
+            output = with_own_containers(model(*args, **kwargs))
+        return (output, _state(model, own_parameters)) if return_state else output
     finally:
         before.restore()
 
@@ -94,14 +100,9 @@ def _put_in(model: nn.Module, parameters: Any) -> None:
         )
     given = dict(tree_flatten(parameters))
     unknown = sorted(given.keys() - dict(tree_flatten(model.parameters())).keys())
-    if given.keys() == parameters.keys() and any("." in name for name in given):
-        raise ValueError(
-            "Received parameters in a flat dict. Expected a tree: "
-            "mlx.utils.tree_unflatten(list(parameters.items()))."
-        )
     if unknown:
         raise ValueError(
-            f"Received parameters that {type(model).__name__} does not have: "
+            f"Received parameters that are none of {type(model).__name__}'s: "
             f"{quoted(unknown)}."
         )
     for name, parameter in given.items():
@@ -110,7 +111,20 @@ def _put_in(model: nn.Module, parameters: Any) -> None:
                 f'Received a parameter "{name}" of type {type(parameter).__name__}. '
                 "Expected an mx.array."
             )
-    model.update(parameters)
+    try:
+        # Copies, since a model may change them in place.
+        model.update(tree_map(copy.copy, parameters))
+    except ValueError as error:
+        raise ValueError(
+            "Received parameters in another tree than model.parameters() gives. A flat "
+            "dict becomes one by mlx.utils.tree_unflatten(list(parameters.items()))."
+        ) from error
+
+
+def _state(model: nn.Module, own_parameters: Any) -> Any:
+    """Gives the parameters as they are now, without arrays that the call has added."""
+    left = dict(tree_flatten(model.parameters()))
+    return tree_map_with_path(lambda path, array: left.get(path, array), own_parameters)
 
 
 def _set_modes(
@@ -120,8 +134,8 @@ def _set_modes(
         return
     if not isinstance(dropout, bool) and not callable(dropout):
         raise TypeError(
-            f"Received dropout of type {type(dropout).__name__}. Expected True, False, "
-            "None or a function of a path and a layer."
+            f"Received dropout = {dropout!r}. Expected True, False, None or a function of "
+            "a path and a layer."
         )
     for path, layer in layers.items():
         layer.train(dropout(path, layer) if callable(dropout) else dropout)
@@ -146,5 +160,6 @@ def _check_no_layer_drops_without_key(
         raise ValueError(
             f"Received a model with layers of mlx.nn that would drop: {quoted(theirs)}. "
             "They draw from the global stream, whatever the key. Swap them by "
-            "chandrop.nn.convert(model), or switch them off by model.eval()."
+            "chandrop.nn.convert(model), or switch them off by model.eval(); a class that "
+            "inherits from mlx.nn's has to inherit from chandrop.nn's."
         )

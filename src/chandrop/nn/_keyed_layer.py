@@ -5,6 +5,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.functional._arguments import as_rate, check_dtype, check_input
+from chandrop.nn._layers_of_the_call import path_in_the_call
 from chandrop.random import check_key
 
 
@@ -19,9 +20,6 @@ class KeyedLayer(nn.Module):
     A deep copy gets a key of its own, since ``[deepcopy(layer) for _ in range(n)]`` is how
     people build stacks; a pickle keeps the key.
     """
-
-    # Where the layer is in a model that is being called as a function.
-    _path: str | None = None
 
     def __init__(self, p: float | mx.array, key: mx.array | None):
         super().__init__()
@@ -46,6 +44,15 @@ class KeyedLayer(nn.Module):
                 the layer's own then stays as it is. Default: the layer splits its own key,
                 draws with one half and keeps the other.
         """
+        path = path_in_the_call(self) if self.training and key is None else None
+        try:
+            return self._call(x, key)
+        except (TypeError, ValueError) as error:
+            if not path:
+                raise
+            raise type(error)(f'In the dropout layer at "{path}": {error}') from error
+
+    def _call(self, x: mx.array, key: mx.array | None) -> mx.array:
         check_input(x)
         check_dtype(x.dtype)
         self._check_axes(x)
@@ -56,12 +63,7 @@ class KeyedLayer(nn.Module):
         if key is not None:
             return self._drop(x, key)
         advanced, key = _split(self._key)
-        try:
-            y = self._drop(x, key)
-        except ValueError as error:
-            if self._path is None:
-                raise
-            raise ValueError(f'In the dropout layer at "{self._path}": {error}') from error
+        y = self._drop(x, key)
         self._key = advanced
         return y
 

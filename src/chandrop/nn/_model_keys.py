@@ -47,7 +47,7 @@ def rekey(model: nn.Module, key: mx.array) -> None:
     its name likewise.
     """
     layers = keyed_layers(model)
-    check_layers_for_key(model, layers)
+    check_has_layers(model, layers)
     assign_keys(layers, key)
 
 
@@ -87,7 +87,8 @@ def set_keys(model: nn.Module, keys: Mapping[str, mx.array]) -> None:
         keys: from path to key, ``uint32``, ``(2,)`` or ``(B, 2)``.
 
     Raises:
-        TypeError: `model` is not a module, or a key is not a ``uint32`` array.
+        TypeError: `model` is not a module, `keys` is not a dict, or a key is not a
+            ``uint32`` array.
         ValueError: a path is that of no dropout layer, `model` has a layer in a tuple, or a
             key has the wrong shape.
 
@@ -105,14 +106,22 @@ def set_keys(model: nn.Module, keys: Mapping[str, mx.array]) -> None:
     Source: Flax NNX keeps keys as state in the same way (its ``Rngs``).
     """
     layers = keyed_layers(model)
+    if not isinstance(keys, Mapping):
+        raise TypeError(
+            f"Received keys of type {type(keys).__name__}. Expected a dict from path to "
+            "key, as get_keys(model) gives."
+        )
     unknown = sorted(keys.keys() - layers.keys())
     if unknown:
         raise ValueError(
             f"Received keys for paths without a dropout layer: {quoted(unknown)}. "
             f"The model's dropout layers are: {quoted(layers) or 'none'}."
         )
-    for key in keys.values():
-        check_layer_key(key)
+    for path, key in keys.items():
+        try:
+            check_layer_key(key)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"For {quoted([path])}: {error}") from error
     for path, key in keys.items():
         layers[path]._key = key
 
@@ -122,12 +131,12 @@ def keyed_layers(model: nn.Module) -> dict[str, KeyedLayer]:
     return layers_by_path(model, KeyedLayer)
 
 
-def check_layers_for_key(model: nn.Module, layers: Mapping[str, KeyedLayer]) -> None:
-    """Raises where there is nothing that a key could be for."""
+def check_has_layers(model: nn.Module, layers: Mapping[str, KeyedLayer]) -> None:
+    """Raises if there is no layer that a key could be for."""
     if not layers:
         raise ValueError(
-            f"Received a key for a {type(model).__name__} without dropout layers of "
-            "chandrop. If it has those of mlx.nn: chandrop.nn.convert(model)."
+            f"Received a {type(model).__name__} without dropout layers of chandrop. If it "
+            "has those of mlx.nn: chandrop.nn.convert(model)."
         )
 
 
@@ -153,4 +162,4 @@ def assign_keys(layers: Mapping[str, KeyedLayer], key: mx.array) -> None:
 
 def quoted(paths: Iterable[str]) -> str:
     """Lists paths for an error message."""
-    return ", ".join(f'"{path}"' for path in paths)
+    return ", ".join(f'"{path}"' if path else "the model itself" for path in paths)

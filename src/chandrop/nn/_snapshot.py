@@ -1,4 +1,5 @@
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -14,21 +15,20 @@ class Snapshot:
     that whoever refers to one of these sees it restored.
     """
 
-    arrays: list[mx.array]
-
     def __init__(self, model: nn.Module):
+        self.arrays: list[mx.array] = []
         self._contents: list[tuple[Any, Any, dict[str, Any]]] = []
-        self.arrays = []
         for _, container in containers(model):
-            contents = dict(container) if isinstance(container, dict) else list(container)
-            attributes = dict(vars(container)) if isinstance(container, nn.Module) else {}
+            attributes = {}
+            if isinstance(container, nn.Module):
+                attributes = _with_own_sets(vars(container))
+            if isinstance(container, dict):
+                contents: Any = dict(container)
+                values = contents.values()
+            else:
+                contents = values = list(container)
             self._contents.append((container, contents, attributes))
-            for value in contents.values() if isinstance(contents, dict) else contents:
-                _map_arrays(self._append, value)
-
-    def _append(self, array: mx.array) -> mx.array:
-        self.arrays.append(array)
-        return array
+            self.arrays.extend(array for value in values for array in _arrays(value))
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Puts everything back, with other `arrays` in place of its own if given."""
@@ -46,13 +46,58 @@ class Snapshot:
                 container[name] = replaced(value)
             if isinstance(container, nn.Module):
                 vars(container).clear()
-                vars(container).update(attributes)
+                vars(container).update(_with_own_sets(attributes))
+
+    def restore_copies(self) -> None:
+        """Puts copies of the arrays in, which share their data.
+
+        ``array += 1`` and ``array[0] = 1`` then change a copy, not what is to be restored.
+        """
+        copies = {id(array): copy.copy(array) for array in self.arrays}
+        self.restore([copies[id(array)] for array in self.arrays])
+
+
+def with_own_containers(output: Any) -> Any:
+    """Gives an output in lists, dicts and tuples of its own.
+
+    A model may return one that it holds, which would be restored with the model.
+    """
+    if isinstance(output, nn.Module):
+        return output
+    if isinstance(output, dict):
+        return {name: with_own_containers(value) for name, value in output.items()}
+    if isinstance(output, (list, tuple)):
+        return _rebuilt(output, map(with_own_containers, output))
+    return output
+
+
+def _with_own_sets(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Copies sets, such as that of the frozen parameters, which are changed in place."""
+    return {
+        name: set(value) if isinstance(value, set) else value
+        for name, value in attributes.items()
+    }
+
+
+def _arrays(value: Any) -> Iterator[mx.array]:
+    """Gives an array, or those in a tuple."""
+    if isinstance(value, mx.array):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _arrays(item)
 
 
 def _map_arrays(function: Callable[[mx.array], mx.array], value: Any) -> Any:
     """Applies `function` to an array, or to those in a tuple, which is rebuilt."""
     if isinstance(value, mx.array):
         return function(value)
-    if type(value) is tuple:
-        return tuple(_map_arrays(function, item) for item in value)
+    if isinstance(value, tuple):
+        return _rebuilt(value, (_map_arrays(function, item) for item in value))
     return value
+
+
+def _rebuilt(sequence: Any, items: Iterator[Any]) -> Any:
+    if hasattr(sequence, "_fields"):
+        return type(sequence)(*items)
+    return type(sequence)(items)

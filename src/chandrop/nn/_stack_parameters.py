@@ -3,7 +3,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map_with_path
 
 
 def stack_parameters(models: Iterable[nn.Module]) -> Any:
@@ -15,6 +15,8 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
     Returns:
         A tree as ``model.parameters()`` gives it, whose arrays have a leading axis: entry
         ``i`` is that of ``models[i]``. One member is ``tree_map(lambda a: a[i], tree)``.
+        What is no parameter is not in it: an attribute with an underscore, or a layer's
+        array of rates, is that of the model that is called.
 
     Raises:
         TypeError: `models` is one module, or one of them is not a module.
@@ -38,28 +40,32 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
     models = list(models)
     if not models:
         raise ValueError("Received no models. Expected at least one.")
+    members: list[dict[str, mx.array]] = []
     for i, model in enumerate(models):
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"Received models[{i}] of type {type(model).__name__}. Expected an "
                 "mlx.nn.Module."
             )
-        _check_same_structure(models[0], model, i)
-    trees = [model.parameters() for model in models]
-    return tree_map(lambda *arrays: mx.stack(list(arrays)), *trees)
+        members.append(dict(tree_flatten(model.parameters())))
+        _check_same(members[0], members[i], i)
+    return tree_map_with_path(
+        lambda name, _: mx.stack([member[name] for member in members]),
+        models[0].parameters(),
+    )
 
 
-def _check_same_structure(first: nn.Module, other: nn.Module, i: int) -> None:
-    expected, received = _described(first), _described(other)
-    for name in sorted(expected.keys() | received.keys()):
-        if expected.get(name) != received.get(name):
+def _check_same(first: dict[str, mx.array], other: dict[str, mx.array], i: int) -> None:
+    for name in sorted(first.keys() | other.keys()):
+        expected, received = _described(first, name), _described(other, name)
+        if expected != received:
             raise ValueError(
-                f'Received models that differ in "{name}": models[0] has '
-                f"{expected.get(name, 'none')}, models[{i}] has "
-                f"{received.get(name, 'none')}. Expected the same names, shapes and dtypes."
+                f'Received models that differ in "{name}": models[0] has {expected}, '
+                f"models[{i}] has {received}. Expected the same names, shapes and dtypes."
             )
 
 
-def _described(model: nn.Module) -> dict[str, str]:
-    flat: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
-    return {name: f"{a.dtype} of shape {a.shape}" for name, a in flat.items()}
+def _described(parameters: dict[str, mx.array], name: str) -> str:
+    if name not in parameters:
+        return "none"
+    return f"{parameters[name].dtype} of shape {parameters[name].shape}"
