@@ -322,8 +322,8 @@ MUTANTS = [
     Mutant(
         "modes are not restored",
         SNAPSHOT,
-        "vars(container).update(attributes)",
-        "vars(container).update(attributes | {'_training': True})",
+        "vars(container).update(_with_own_sets(attributes))",
+        "vars(container).update(_with_own_sets(attributes) | {'_training': True})",
         "test_functional_call.py::test_all_is_restored",
     ),
     Mutant(
@@ -336,9 +336,44 @@ MUTANTS = [
     Mutant(
         "arrays in tuples are forgotten",
         SNAPSHOT,
-        "if type(value) is tuple:",
-        "if False:",
+        "isinstance(value, tuple):",
+        "False:",
         "test_checkpoint.py::test_gradients_reach_all_that_the_module_holds",
+    ),
+    Mutant(
+        "what is frozen in a call stays frozen",
+        SNAPSHOT,
+        "set(value) if isinstance(value, set) else value",
+        "value",
+        "test_functional_call.py::test_what_is_frozen_in_the_call_is_not_frozen_after_it",
+    ),
+    Mutant(
+        "a call changes the model's arrays in place",
+        CALL,
+        "before.restore_copies()",
+        "pass",
+        "test_functional_call.py::test_arrays_that_are_changed_in_place_are_restored",
+    ),
+    Mutant(
+        "a call changes the given parameters in place",
+        CALL,
+        "tree_map(copy.copy, parameters)",
+        "parameters",
+        "test_functional_call.py::test_arrays_that_are_changed_in_place_are_restored",
+    ),
+    Mutant(
+        "what a model returns is restored with it",
+        CALL,
+        "with_own_containers(model(*args, **kwargs))",
+        "model(*args, **kwargs)",
+        "test_functional_call.py::test_what_the_model_returns_is_not_restored_with_it",
+    ),
+    Mutant(
+        "layers that are not found draw with their own keys",
+        "nn/_layers_of_the_call.py",
+        "if id(layer) not in paths:",
+        "if False:",
+        "test_functional_call.py::test_layers_that_are_not_found_cannot_draw",
     ),
     Mutant(
         "nothing is restored if the call raises",
@@ -365,8 +400,8 @@ MUTANTS = [
     Mutant(
         "the state is that before the call",
         CALL,
-        "(output, model.parameters())",
-        "(output, parameters)",
+        "(output, _state(model, own_parameters))",
+        "(output, own_parameters)",
         "test_functional_call.py::test_the_state_that_the_call_leaves",
     ),
     Mutant(
@@ -382,6 +417,13 @@ MUTANTS = [
         "            finally:\n                around.restore()",
         "            finally:\n                pass",
         "test_checkpoint.py::test_in_functional_call_on_a_model_in_eval_mode",
+    ),
+    Mutant(
+        "updates in place are lost by a checkpoint",
+        CHECKPOINT,
+        " if id(a) in unchanged}",
+        "}",
+        "test_checkpoint.py::test_arrays_that_are_changed_in_place",
     ),
     Mutant(
         "the updates of a checkpointed call are lost",

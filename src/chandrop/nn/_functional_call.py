@@ -45,7 +45,8 @@ def functional_call(
             No other layer's mode changes: ``BatchNorm`` stays in eval mode.
         return_state: whether to return the parameters as the call left them, with the
             running statistics that ``BatchNorm`` has updated, but without new arrays.
-        **kwargs: what the model is called with. None can be named as those above.
+        **kwargs: what the model is called with. An argument of the model's own that is
+            named ``key``, ``dropout`` or ``return_state`` has to be given by position.
 
     Returns:
         What the model returns; with `return_state` the pair of this and the parameters.
