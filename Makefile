@@ -16,7 +16,7 @@ help:
 	@echo "make lint         formatting, lint and types"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras and mlx-image"
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
-	@echo "make bench        measure against all of them (about 20 minutes)"
+	@echo "make bench        measure against all of them, and whole models (about 30 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -58,6 +58,7 @@ mutants: $(VENV)/test
 bench: $(VENV)/peers
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/models.py
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py

@@ -10,8 +10,10 @@ BLOCKS = 9
 BLOCK_SECONDS = 0.012
 
 
-def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Gives for each call the median over blocks of its mean seconds in a block.
+def medians(
+    calls: dict[str, Callable[[], object]], count: int = BLOCKS
+) -> dict[str, float]:
+    """Gives for each call the median over `count` blocks of its mean seconds in a block.
 
     Each round has another order, and each block begins untimed: a framework's first calls
     after another framework's are slower.
@@ -27,7 +29,7 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
     gc.collect()
     gc.disable()
     try:
-        for _ in range(BLOCKS):
+        for _ in range(count):
             shuffle(order)
             for name in order:
                 _seconds(calls[name], 1 + repeats[name] // 2)

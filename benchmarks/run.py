@@ -17,6 +17,8 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 # Ranks of 1, 2 and 3 spatial axes at 10^4, 10^6 and 10^7 elements, and the README's shape.
 SHAPES = [
@@ -127,8 +129,8 @@ def peak_memory() -> dict[str, int]:
     return bytes_used
 
 
-def machine() -> dict[str, object]:
-    """What the figures were measured on."""
+def machine(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
+    """What the figures were measured on, with the versions of `packages`."""
     processor = platform.processor() or platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -140,26 +142,29 @@ def machine() -> dict[str, object]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "versions": {package: importlib.metadata.version(package) for package in packages},
     }
 
 
-def write(path: pathlib.Path, results: dict[str, object]) -> None:
+def heading(where: dict[str, Any]) -> str:
+    """The line that says what :func:`machine` found."""
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    return (
+        f"{where['processor']}, {where['cores']} cores, {where['system']}; "
+        f"Python {where['python']}, {versions}."
+    )
+
+
+def write(path: pathlib.Path, results: dict[str, Any]) -> None:
     """Writes the JSON and the tables."""
     from tables import WAYS, Measurements, short, whole
     from targets import table
 
     measurements = Measurements(results["rows"], results["peak_memory"])
-    where = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    heading = (
-        f"{where['processor']}, {where['cores']} cores, {where['system']}; "
-        f"Python {where['python']}, {versions}."
-    )
     cores = sorted({row["cores"] for row in results["rows"]}, reverse=True)
     parts = [
         "# Channel dropout, measured",
-        heading,
+        heading(results["machine"]),
         "`python benchmarks/run.py` (or `make bench`) wrote this page: medians of "
         "milliseconds, and in brackets their ratio to the floor, `x * 2` in the same "
         "framework and way. A gradient is the output and the vjp together, compiled but "
@@ -177,7 +182,9 @@ def write(path: pathlib.Path, results: dict[str, object]) -> None:
     path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
     path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
     tables = [f"{count} core(s):\n\n{short(measurements, count)}" for count in cores]
-    path.with_suffix(".short.md").write_text("\n\n".join([*tables, heading]) + "\n")
+    path.with_suffix(".short.md").write_text(
+        "\n\n".join([*tables, heading(results["machine"])]) + "\n"
+    )
     print(table(measurements))
 
 

@@ -1,10 +1,16 @@
-"""The figures of the README are those that the benchmark wrote."""
+"""The figures of the README and of docs/ are those that the benchmarks wrote."""
 
 import pathlib
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def test_the_table_is_the_benchmarks():
-    written = (ROOT / "benchmarks" / "results" / "cpu.short.md").read_text().strip()
-    assert written in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(
+    ("results", "page"),
+    [("cpu.short.md", "README.md"), ("models.short.md", "docs/whole-models.md")],
+)
+def test_the_table_is_the_benchmarks(results, page):
+    written = (ROOT / "benchmarks" / "results" / results).read_text().strip()
+    assert written in (ROOT / page).read_text()
