@@ -55,7 +55,7 @@ peers: $(VENV)/peers
 mutants: $(VENV)/test
 	$(BIN)/python tests/mutants.py
 
-bench: $(VENV)/peers
+bench: $(VENV)/peers $(VENV)/examples
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/models.py

@@ -16,13 +16,14 @@ import argparse
 import sys
 import time
 from typing import Any
+from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from digit_network import DigitNetwork, Floats, Labels, load_split_digits
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from chandrop.nn import functional_call
 from chandrop.random import example_keys, fold_in
@@ -66,6 +67,12 @@ def train(
     return losses
 
 
+def checksum(network: DigitNetwork) -> int:
+    """Gives a number that tells weights apart which differ in one bit."""
+    weights = dict(tree_flatten(network.parameters())).values()
+    return crc32(b"".join(np.array(array).tobytes() for array in weights))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
@@ -88,6 +95,7 @@ def main() -> None:
     print(f"ranks:                      {ranks.size()}")
     print(f"loss, first and last step:  {losses[0]:.4f}, {losses[-1]:.4f}")
     print(f"test accuracy:              {(guesses == test_labels).mean():.4f}")
+    print(f"checksum of the weights:    {checksum(network):08x}")
     print(f"seconds in all:             {time.perf_counter() - started:.1f}")
     if arguments.output:
         network.save_weights(arguments.output)

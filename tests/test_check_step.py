@@ -228,6 +228,11 @@ def test_a_deep_copy_of_a_model_keeps_what_is_shared():
     assert not mx.array_equal(copied.layers[1]._key, model.layers[1]._key)
 
 
+def test_a_model_whose_layers_are_off(model):
+    with pytest.raises(ValueError, match=r"is on.*model\.train\(\)"):
+        check_step(model.eval(), model, X)
+
+
 def test_a_model_without_dropout_layers():
     with pytest.raises(ValueError, match="convert"):
         check_step(nn.Linear(2, 2), lambda: None)

@@ -340,8 +340,10 @@ def test_it_saves_memory():
 
 
 def test_what_is_no_module():
-    with pytest.raises(TypeError, match="module of type function"):
+    with pytest.raises(TypeError, match=r"module of type function.*checkpoint\(module, fn"):
         checkpoint(lambda x: x)
+    with pytest.raises(TypeError, match=r"fn of type array.*checkpoint\(module\)\(x\)"):
+        checkpoint(nn.Linear(2, 2), mx.ones(2))
 
 
 def test_mlx_nn_fails_the_same_checks():

@@ -106,6 +106,14 @@ def test_where():
     assert list(get_keys(model)) == ["listed.0", "listed.1.0", "named.a"]
 
 
+def test_where_chooses_nothing():
+    with pytest.raises(ValueError, match=r'chose no layer.*"listed\.0", '):
+        convert(Everywhere(), where=lambda path, layer: path == "head")
+    with pytest.raises(TypeError, match="where = 'listed'"):
+        convert(Everywhere(), where="listed")
+    assert convert(model := nn.Linear(2, 2)) is model
+
+
 def test_what_is_ours_already_and_what_inherits_is_left_alone():
     class Own(nn.Dropout):
         def __call__(self, x):

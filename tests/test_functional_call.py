@@ -243,6 +243,8 @@ def test_which_layers_drop(key):
     assert call(dropout=True) == ["a", "b"]
     assert call(dropout=lambda path, layer: path == "b") == ["b"]
     assert call(dropout=lambda path, layer: layer is model.a) == ["a"]
+    with pytest.raises(ValueError, match=r'chose no layer.*are: "a", "b"'):
+        call(dropout=lambda path, layer: path == "c")
     model.a.train()
     assert call() == ["a"]
     assert call(dropout=False) == []
@@ -374,6 +376,20 @@ def test_unknown_parameters(key):
         functional_call(model, {"linears": {"first": {"bias": 1.0}}}, mx.ones((2, 6)))
     with pytest.raises(ValueError, match='none of InDicts\'s: "linears"'):
         functional_call(model, {"linears": mx.ones(2)}, mx.ones((2, 6)))
+
+
+def test_a_misspelt_parameter():
+    with pytest.raises(ValueError, match=r'Did you mean "linears\.first\.weight"\?'):
+        functional_call(
+            InDicts(), {"linears": {"first": {"wieght": mx.ones(1)}}}, mx.ones(6)
+        )
+
+
+def test_stacked_parameters_without_vmap(key):
+    model = InDicts()
+    stacked = stack_parameters([InDicts() for _ in range(3)])
+    with pytest.raises(ValueError, match=r"\(3, 8, 6\), .* \(8, 6\).*mx\.vmap"):
+        functional_call(model, stacked, mx.ones((2, 6)), key=key)
 
 
 def test_names_with_dots(key):

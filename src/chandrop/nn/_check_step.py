@@ -35,7 +35,7 @@ def check_step(model: nn.Module, step: Callable[..., Any], /, *args: Any) -> Non
         TypeError: `model` is not a module.
         ValueError: masks repeat, or the trace has left its arrays in the model (what the
             model held is then put back); the message names the layers and says what to add.
-            Also if `model` has no dropout layer of chandrop, or one in a tuple.
+            Also if no dropout layer of chandrop in `model` is on, or if one is in a tuple.
 
     Example:
         >>> import mlx.core as mx
@@ -47,6 +47,11 @@ def check_step(model: nn.Module, step: Callable[..., Any], /, *args: Any) -> Non
     layers = keyed_layers(model)
     check_has_layers(model, layers)
     dropping = [path for path, layer in layers.items() if layer._would_drop()]
+    if not dropping:
+        raise ValueError(
+            f"None of the model's dropout layers is on: {quoted(layers)}. Expected "
+            "training mode, model.train(), and a rate above 0."
+        )
     before = Snapshot(model)
 
     def run() -> dict[str, str]:
@@ -110,7 +115,10 @@ def _check_no_trace_left(model: nn.Module, before: Snapshot) -> None:
         before.restore()
         raise ValueError(
             f"mx.compile has left arrays of its trace in the model: {quoted(names)}. "
-            f"{_CARRY}"
+            f"{_CARRY}\n"
+            "Build the optimizer anew as well, since they are in its state, too. If both "
+            "are carried: optimizer.state was replaced after the list was made; make it "
+            "later."
         )
 
 

@@ -34,7 +34,7 @@ def checkpoint(
         A function of the arguments of `fn`, of the same output.
 
     Raises:
-        TypeError: `module` is not a module.
+        TypeError: `module` is not a module, or `fn` cannot be called.
         ValueError: at the call, for a dropout layer in a tuple, or one that draws with a
             key of its own and is not in `module`.
 
@@ -52,7 +52,13 @@ def checkpoint(
     """
     if not isinstance(module, nn.Module):
         raise TypeError(
-            f"Received a module of type {type(module).__name__}. Expected an mlx.nn.Module."
+            f"Received a module of type {type(module).__name__}. Expected an "
+            "mlx.nn.Module: checkpoint(module, fn), with the module whose arrays fn uses."
+        )
+    if fn is not None and not callable(fn):
+        raise TypeError(
+            f"Received fn of type {type(fn).__name__}. Expected a function; the input is "
+            "given to what this returns: checkpoint(module)(x)."
         )
     function = module if fn is None else fn
 

@@ -33,11 +33,11 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         The model.
 
     Raises:
-        TypeError: `model` is not a module.
-        ValueError: `model` has a dropout layer in a tuple, or one to convert in a
-            ``TransformerEncoder`` or ``TransformerDecoder`` that was built with
-            ``checkpoint=True``: it uses ``mlx.nn.utils.checkpoint``, whose recomputation
-            would see the next keys.
+        TypeError: `model` is not a module, or `where` is not a function.
+        ValueError: `where` chooses no layer; `model` has a layer of ``mlx.nn``'s in a
+            tuple, or one to convert in a ``TransformerEncoder`` or ``TransformerDecoder``
+            that was built with ``checkpoint=True``: it uses ``mlx.nn.utils.checkpoint``,
+            whose recomputation would see the next keys.
 
     Example:
         >>> import mlx.nn as nn
@@ -46,11 +46,21 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         >>> isinstance(model.layers[1], Dropout)
         True
     """
-    chosen = [
-        layer
+    if where is not None and not callable(where):
+        raise TypeError(
+            f"Received where = {where!r}. Expected a function of a path and a layer."
+        )
+    layers = {
+        path: layer
         for path, layer in layers_by_path(model, MLX_DROPOUTS).items()
-        if type(layer) in _OURS and (where is None or where(path, layer))
-    ]
+        if type(layer) in _OURS
+    }
+    chosen = [m for path, m in layers.items() if where is None or where(path, m)]
+    if where is not None and not chosen:
+        raise ValueError(
+            "The function given as where chose no layer. The model's dropout layers of "
+            f"mlx.nn are: {quoted(layers) or 'none'}."
+        )
     _refuse_checkpointing(model, chosen)
     for layer in chosen:
         _become(layer, _OURS[type(layer)], _rate(layer))

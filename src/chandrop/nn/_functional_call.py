@@ -1,4 +1,5 @@
 import copy
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -54,11 +55,12 @@ def functional_call(
     Raises:
         TypeError: `model` is not a module, a parameter is not an ``mx.array``, `key` is
             not a ``uint32`` array, or `dropout` is neither a bool nor a function.
-        ValueError: `parameters` has names that the model has not; a layer would drop and
-            there is no key, since each call would repeat one mask; a key is given and the
-            model has no dropout layer; one of ``mlx.nn``'s would drop, as no key reaches
-            it; `model` has a dropout layer in a tuple, or calls one that it does not hold,
-            without a key; `key` has the wrong shape or batch.
+        ValueError: `parameters` has names that the model has not, or is stacked; a layer
+            would drop and there is no key, since each call would repeat one mask; a key is
+            given and the model has no dropout layer; `dropout` chooses none; one of
+            ``mlx.nn``'s would drop, as no key reaches it; `model` has a dropout layer in a
+            tuple, or calls one that it does not hold, without a key; `key` has the wrong
+            shape or batch.
 
     Example:
         >>> import mlx.core as mx
@@ -97,20 +99,30 @@ def _put_in(model: nn.Module, parameters: Any) -> None:
     if not isinstance(parameters, dict) or isinstance(parameters, nn.Module):
         raise TypeError(
             f"Received parameters of type {type(parameters).__name__}. Expected a tree, as "
-            "model.parameters() gives."
+            "model.parameters() gives, or {} for the model's own: "
+            "functional_call(model, model.parameters(), x, key=key)."
         )
-    given = dict(tree_flatten(parameters))
-    unknown = sorted(given.keys() - dict(tree_flatten(model.parameters())).keys())
+    given, own = dict(tree_flatten(parameters)), dict(tree_flatten(model.parameters()))
+    unknown = sorted(given.keys() - own.keys())
     if unknown:
+        similar = difflib.get_close_matches(unknown[0], own, n=1)
+        hint = f" Did you mean {quoted(similar)}?" if similar else ""
         raise ValueError(
             f"Received parameters that are none of {type(model).__name__}'s: "
-            f"{quoted(unknown)}."
+            f"{quoted(unknown)}.{hint}"
         )
     for name, parameter in given.items():
         if not isinstance(parameter, mx.array):
             raise TypeError(
                 f'Received a parameter "{name}" of type {type(parameter).__name__}. '
                 "Expected an mx.array."
+            )
+        if parameter.ndim == own[name].ndim + 1 and parameter.shape[1:] == own[name].shape:
+            raise ValueError(
+                f'Received a parameter "{name}" of shape {parameter.shape}, where the '
+                f"model's has {own[name].shape}. What stack_parameters gives goes through "
+                "mx.vmap: mx.vmap(lambda p, k: functional_call(model, p, x, key=k))"
+                "(stacked, keys)."
             )
     try:
         # Copies, since a model may change them in place.
@@ -139,7 +151,12 @@ def _set_modes(
             "a path and a layer."
         )
     for path, layer in layers.items():
-        layer.train(dropout(path, layer) if callable(dropout) else dropout)
+        layer.train(bool(dropout(path, layer)) if callable(dropout) else dropout)
+    if callable(dropout) and not any(layer.training for layer in layers.values()):
+        raise ValueError(
+            "The function given as dropout chose no layer. The model's dropout layers are: "
+            f"{quoted(layers)}."
+        )
 
 
 def _check_no_layer_drops_without_key(

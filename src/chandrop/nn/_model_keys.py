@@ -136,7 +136,8 @@ def check_has_layers(model: nn.Module, layers: Mapping[str, KeyedLayer]) -> None
     if not layers:
         raise ValueError(
             f"Received a {type(model).__name__} without dropout layers of chandrop. If it "
-            "has those of mlx.nn: chandrop.nn.convert(model)."
+            "has those of mlx.nn: chandrop.nn.convert(model). If one is in a lambda or the "
+            "like: make it an attribute of the model."
         )
 
 
