@@ -42,7 +42,7 @@ demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py --output digits.png
 
 test: $(VENV)/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/test
 	$(BIN)/python -m ruff format --check

@@ -1,3 +1,8 @@
+import os
+import tempfile
+from getpass import getuser
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 from compiler import mx_compiles
@@ -13,6 +18,12 @@ FALSE_ALARMS_A_RUN = 1e-6
 
 
 def pytest_configure(config):
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker:
+        # Two processes must not compile one kernel into one file at the same time.
+        folder = Path(tempfile.gettempdir(), f"chandrop-tests-{getuser()}-{worker}")
+        folder.mkdir(exist_ok=True)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     config.addinivalue_line(
         "markers",
         "statistical(false_alarms): a statistical test and how often right code fails it",

@@ -33,7 +33,7 @@ def weights_of(path, *launcher):
         "python",
         str(EXAMPLE),
         "--steps",
-        "12",
+        "6",
         "--output",
         str(path),
     ]

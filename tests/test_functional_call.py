@@ -469,8 +469,10 @@ def train_alone(member, keys, x, y):
         optimizer.update(member, gradients)
 
 
-@pytest.mark.parametrize("build", [Conv2dNetwork, BatchNormNetwork])
-def test_an_ensemble_trained_in_one_step(build, key, compiles):
+@pytest.mark.parametrize(
+    ("build", "compile_step"), [(Conv2dNetwork, False), (BatchNormNetwork, True)]
+)
+def test_an_ensemble_trained_in_one_step(build, compile_step, key):
     shape = (4, 6, 5, 2) if build is Conv2dNetwork else (4, 6)
     x, y = mx.random.normal(shape, key=key), mx.ones((4, 2))
     mx.random.seed(1)
@@ -479,6 +481,7 @@ def test_an_ensemble_trained_in_one_step(build, key, compiles):
     ensemble = build()
     ensemble.update(stack_parameters(members))
     optimizer = optim.SGD(1e-2, momentum=0.9)
+    optimizer.init(ensemble.trainable_parameters())
     state = [ensemble.state, optimizer.state]
 
     def loss(ensemble, keys):
@@ -489,12 +492,13 @@ def test_an_ensemble_trained_in_one_step(build, key, compiles):
         ensemble.update(states)
         return ((outputs - y) ** 2).mean((1, 2)).sum()
 
-    @partial(mx.compile, inputs=state, outputs=state)
     def step(keys):
         value, gradients = nn.value_and_grad(ensemble, loss)(ensemble, keys)
         optimizer.update(ensemble, gradients)
         return value
 
+    if compile_step:
+        step = mx.compile(step, inputs=state, outputs=state)
     for step_keys in keys:
         mx.eval(step(step_keys), state)
     for i, member in enumerate(members):

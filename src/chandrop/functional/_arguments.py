@@ -94,19 +94,15 @@ def axes_and_mask_shape(
     shape: Sequence[int], spatial_axes: int | Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
-    if not isinstance(shape, tuple):
-        shape = as_integers(shape, "a shape, as x.shape")
-    if not isinstance(spatial_axes, tuple):
-        spatial_axes = as_axes(spatial_axes)
-    return _axes_and_mask_shape(shape, spatial_axes)
+    # Not in what is cached, where (4.0, 3) is the same as (4, 3).
+    shape = as_integers(shape, "a shape, as x.shape")
+    return _axes_and_mask_shape(shape, as_axes(spatial_axes))
 
 
 @lru_cache(maxsize=4096)
 def _axes_and_mask_shape(
     shape: tuple[int, ...], spatial_axes: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    shape = as_integers(shape, "a shape, as x.shape")
-    spatial_axes = as_axes(spatial_axes)
     ndim = len(shape)
     for axis in spatial_axes:
         if not -ndim <= axis < ndim:
