@@ -296,13 +296,13 @@ MUTANTS = [
     Mutant(
         "some keys are set although one is wrong",
         MODEL_KEYS,
-        """    for key in keys.values():
-        check_layer_key(key)
-    for path, key in keys.items():
-        layers[path]._key = key""",
+        """    for path, key in keys.items():
+        try:
+""",
         """    for path, key in keys.items():
         layers[path]._key = key
-        check_layer_key(key)""",
+        try:
+""",
         "test_model_keys.py::test_nothing_is_set_if_one_key_is_wrong",
     ),
     Mutant(
@@ -449,21 +449,21 @@ MUTANTS = [
     Mutant(
         "a transformer that checkpoints is converted",
         CONVERT,
-        "if layer.checkpoint:",
+        "if transformer.checkpoint and concerned:",
         "if False:",
         "test_convert.py::test_a_transformer_that_checkpoints",
     ),
     Mutant(
         "a frozen mask is not found",
         CHECK_STEP,
-        "if uncompiled[path] != second[path]]",
+        "if uncompiled[path] != calls[0][path]]",
         "if False]",
         "test_check_step.py::test_the_frozen_mask",
     ),
     Mutant(
         "a layer that the step does not call is reported",
         CHECK_STEP,
-        "if uncompiled[path] != second[path]]",
+        "if uncompiled[path] != calls[0][path]]",
         "]",
         "test_check_step.py::test_layers_that_need_not_advance",
     ),
@@ -484,7 +484,7 @@ MUTANTS = [
     Mutant(
         "members that differ are stacked",
         STACK,
-        "if expected.get(name) != received.get(name):",
+        "if expected != received:",
         "if False:",
         "test_stack_parameters.py::test_models_that_differ",
     ),
@@ -501,10 +501,7 @@ def passes(test: str, mutant: Mutant | None = None) -> bool:
             copy(source, root / name)
         if mutant:
             path = root / "src" / "chandrop" / mutant.file
-            text = path.read_text()
-            if mutant.right not in text:
-                sys.exit(f"{mutant.file} no longer has {mutant.right!r}: mend the mutant.")
-            path.write_text(text.replace(mutant.right, mutant.wrong))
+            path.write_text(path.read_text().replace(mutant.right, mutant.wrong))
         run = subprocess.run(
             [sys.executable, "-m", "pytest", "-qx", f"tests/{test}"],
             cwd=root,
@@ -519,6 +516,9 @@ def passes(test: str, mutant: Mutant | None = None) -> bool:
 
 def main() -> None:
     survivors = 0
+    for mutant in MUTANTS:
+        if mutant.right not in (ROOT / "src" / "chandrop" / mutant.file).read_text():
+            sys.exit(f"{mutant.file} no longer has {mutant.right!r}: mend the mutant.")
     for test in sorted({mutant.test for mutant in MUTANTS}):
         if not passes(test):
             sys.exit(f"{test} fails on the source as it is.")
