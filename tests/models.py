@@ -153,6 +153,11 @@ class Draw:
     layer: KeyedLayer
     mask: mx.array
 
+    @property
+    def spatial_axes(self):
+        elementwise = isinstance(self.layer, Dropout)
+        return () if elementwise else tuple(range(1, self.mask.ndim - 1))
+
 
 @contextmanager
 def recorded():

@@ -329,8 +329,8 @@ MUTANTS = [
     Mutant(
         "what a list holds is not restored",
         SNAPSHOT,
-        "container[:] = map(replaced, contents)",
-        "list(map(replaced, contents))",
+        "container[:] = [_with_arrays",
+        "_ = [_with_arrays",
         "test_functional_call.py::test_what_refers_to_a_part_of_the_model_sees_it_restored",
     ),
     Mutant(

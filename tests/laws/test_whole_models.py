@@ -16,7 +16,7 @@ from models import MODELS, recorded, replayed
 from subjects import assert_same, assert_trees_close
 
 from chandrop.functional import dropout_channels
-from chandrop.nn import Dropout, checkpoint, functional_call, stack_parameters
+from chandrop.nn import checkpoint, functional_call, stack_parameters
 from chandrop.random import example_keys, fold_in
 
 each = pytest.mark.parametrize("subject", MODELS, ids=lambda s: s.name)
@@ -61,10 +61,7 @@ def test_02_channel(subject, key):
     assert len(draws) == subject.calls
     for draw in draws:
         scale = mx.array(1 / (1 - draw.layer._p))
-        spatial_axes = tuple(range(1, draw.mask.ndim - 1))
-        if isinstance(draw.layer, Dropout):
-            spatial_axes = ()
-        per_channel = draw.mask.max(spatial_axes, keepdims=True)
+        per_channel = draw.mask.max(draw.spatial_axes, keepdims=True)
         assert_same(mx.broadcast_to(per_channel, draw.mask.shape), draw.mask)
         assert mx.all((per_channel == 0) | (per_channel == scale))
 
@@ -203,12 +200,7 @@ def test_06_jvp(subject, key):
 @each
 def test_07_compile(subject, get_key, compiles):
     model, x = make(subject), subject.x()
-    traces = []
-
-    # Its gradient takes the compiler ten seconds, and draws no other masks.
-    function = loss_of(model, x)
-    if subject.name not in ("Transformer", "Recurrent"):
-        function = mx.value_and_grad(function)
+    function, traces = mx.value_and_grad(loss_of(model, x)), []
 
     @mx.compile
     def step(parameters, key):
@@ -290,11 +282,9 @@ def test_10_oracle(subject, key):
         assert draw.path == smallest
         layer_key = keys.get(draw.path, fold_in(key, crc32(smallest.encode())))
         keys[draw.path], sub = mx.random.split(layer_key)
-        spatial_axes = tuple(range(1, draw.mask.ndim - 1))
-        if isinstance(draw.layer, Dropout):
-            spatial_axes = ()
         ones = mx.ones(draw.mask.shape)
-        assert_same(draw.mask, dropout_channels(ones, draw.layer._p, sub, spatial_axes))
+        expected = dropout_channels(ones, draw.layer._p, sub, draw.spatial_axes)
+        assert_same(draw.mask, expected)
 
 
 @each

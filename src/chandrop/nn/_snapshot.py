@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -33,17 +33,13 @@ class Snapshot:
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Puts everything back, with other `arrays` in place of its own if given."""
         remaining = iter(self.arrays if arrays is None else arrays)
-
-        def replaced(value: Any) -> Any:
-            return _map_arrays(lambda _: next(remaining), value)
-
         for container, contents, attributes in self._contents:
             if isinstance(container, list):
-                container[:] = map(replaced, contents)
+                container[:] = [_with_arrays(remaining, value) for value in contents]
                 continue
             container.clear()
             for name, value in contents.items():
-                container[name] = replaced(value)
+                container[name] = _with_arrays(remaining, value)
             if isinstance(container, nn.Module):
                 vars(container).clear()
                 vars(container).update(_with_own_sets(attributes))
@@ -88,12 +84,12 @@ def _arrays(value: Any) -> Iterator[mx.array]:
             yield from _arrays(item)
 
 
-def _map_arrays(function: Callable[[mx.array], mx.array], value: Any) -> Any:
-    """Applies `function` to an array, or to those in a tuple, which is rebuilt."""
+def _with_arrays(arrays: Iterator[mx.array], value: Any) -> Any:
+    """Gives the next of `arrays` for an array, and for those in a tuple, rebuilt."""
     if isinstance(value, mx.array):
-        return function(value)
+        return next(arrays)
     if isinstance(value, tuple):
-        return _rebuilt(value, (_map_arrays(function, item) for item in value))
+        return _rebuilt(value, (_with_arrays(arrays, item) for item in value))
     return value
 
 
