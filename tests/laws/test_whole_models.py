@@ -201,6 +201,8 @@ def test_06_jvp(subject, key):
 def test_07_compile(subject, get_key, compiles):
     model, x = make(subject), subject.x()
     function, traces = mx.value_and_grad(loss_of(model, x)), []
+    # Where LayerNorm and softmax are fused, gradients of about 1 differ by ten roundings.
+    atol = 1e-5 if subject.name == "Transformer" else 1e-6
 
     @mx.compile
     def step(parameters, key):
@@ -214,7 +216,8 @@ def test_07_compile(subject, get_key, compiles):
     for _ in range(3):
         key = get_key()
         result, masks = step(model.trainable_parameters(), key)
-        assert_trees_close(result, function(model.trainable_parameters(), key))
+        expected = function(model.trainable_parameters(), key)
+        assert_trees_close(result, expected, atol=atol)
         for mask, eager in zip(masks, masks_of(model, x, key), strict=True):
             assert_same(mask, eager)
     assert not traces
