@@ -82,6 +82,20 @@ def test_one_key_for_all_examples_is_one_network(subject, key):
         assert_same(y[i], y[0])
     short = subject.call(x[:2], 0.5, mx.broadcast_to(key, (2, 2)))
     assert_same(short, y[:2])
+    assert_same(subject.call(x, 0.5, key[None]), y)
+    assert_same(mx.vmap(lambda key: subject.call(x, 0.5, key))(key[None, None])[0], y)
+
+
+@each
+def test_one_key_for_all_examples_and_rates_of_any_shape(subject, key):
+    x = mx.ones(subject.shape(batch=4))
+    mask_shape = subject.mask_shape(x.shape)
+    for shape in (mask_shape, (1, *mask_shape[1:]), (4,) + (1,) * (x.ndim - 1)):
+        rates = mx.random.uniform(shape=shape, key=key)
+        y = subject.call(x, rates, key[None])
+        assert_same(y, subject.call(x, rates, mx.broadcast_to(key, (4, 2))))
+    empty = mx.zeros((0, *x.shape[1:]))
+    assert_same(subject.call(empty, 0.5, key[None]), empty)
 
 
 def test_channel_mask(key):

@@ -136,7 +136,7 @@ def check_keys(key: Any, shape: Sequence[int], axes: Sequence[int]) -> None:
             f"{tuple(shape)} without a batch axis (spatial axes {tuple(axes)}). "
             "Expected one key, (2,)."
         )
-    if key.shape[0] != shape[0]:
+    if key.shape[0] not in (1, shape[0]):
         raise ValueError(
             f"Received a batch of {key.shape[0]} keys for an input of shape "
             f"{tuple(shape)}. Expected one key, (2,), or one for each of the {shape[0]} "

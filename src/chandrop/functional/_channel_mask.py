@@ -9,6 +9,7 @@ from chandrop.functional._arguments import (
     check_keys,
     check_rate_shape,
 )
+from chandrop.random._bernoulli import bernoulli
 
 
 def channel_mask(
@@ -92,11 +93,14 @@ def _draw(
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.
     key = mx.stop_gradient(key)
     if key.ndim == 1:
-        return mx.random.bernoulli(keep_probability, (1, *mask_shape), key=key)
+        return bernoulli(keep_probability, (1, *mask_shape), key)
     # MLX divides by the number of keys.
-    if key.shape[0] == 0:
+    if mask_shape[0] == 0 or key.shape[0] == 0:
         return mx.zeros((1, *mask_shape), dtype=mx.bool_)
+    one_rate = keep_probability.ndim < len(mask_shape) or keep_probability.shape[0] == 1
+    if key.shape[0] == 1 and one_rate:
+        return bernoulli(keep_probability, (1, 1, *mask_shape[1:]), key[0])
+    keys = mx.broadcast_to(key, (mask_shape[0], key.shape[1]))
     return mx.vmap(
-        lambda keep, key: mx.random.bernoulli(keep, (1, *mask_shape[1:]), key=key),
-        out_axes=1,
-    )(mx.broadcast_to(keep_probability, mask_shape), key)
+        lambda keep, key: bernoulli(keep, (1, *mask_shape[1:]), key), out_axes=1
+    )(mx.broadcast_to(keep_probability, mask_shape), keys)

@@ -53,7 +53,7 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
     layers = {
         path: layer
         for path, layer in layers_by_path(model, MLX_DROPOUTS).items()
-        if type(layer) in _OURS
+        if is_convertible(layer)
     }
     chosen = [m for path, m in layers.items() if where is None or where(path, m)]
     if where is not None and not chosen:
@@ -63,7 +63,7 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         )
     _refuse_checkpointing(model, chosen)
     for layer in chosen:
-        _become(layer, _OURS[type(layer)], _rate(layer))
+        convert_layer(layer)
     return model
 
 
@@ -102,13 +102,23 @@ def revert(model: Model) -> Model:
     return model
 
 
-def _become(layer: nn.Module, kind: type[Any], p: Any) -> None:
+def is_convertible(layer: nn.Module) -> bool:
+    """Whether this is one of ``mlx.nn``'s layers and not one that inherits from them."""
+    return type(layer) in _OURS
+
+
+def convert_layer(layer: nn.Module, key: mx.array | None = None) -> None:
+    """Makes a dropout layer of ``mlx.nn`` chandrop's, in place."""
+    _become(layer, _OURS[type(layer)], _rate(layer), key=key)
+
+
+def _become(layer: nn.Module, kind: type[Any], p: Any, **arguments: Any) -> None:
     # A new class for the same object: whoever refers to the layer refers to it still.
     training = layer.training
     layer.clear()
     vars(layer).clear()
     layer.__class__ = kind
-    kind.__init__(layer, p)
+    kind.__init__(layer, p, **arguments)
     layer.train(training)
 
 

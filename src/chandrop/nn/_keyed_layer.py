@@ -7,6 +7,7 @@ import mlx.nn as nn
 from chandrop.functional._arguments import as_rate, check_dtype, check_input
 from chandrop.nn._layers_of_the_call import path_in_the_call
 from chandrop.random import check_key
+from chandrop.random._place import with_place_of, without_place
 
 
 class KeyedLayer(nn.Module):
@@ -99,13 +100,13 @@ def _split(key: mx.array) -> tuple[mx.array, mx.array]:
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.
     key = mx.stop_gradient(key)
     if key.ndim == 1:
-        first, second = mx.split(mx.random.split(key).flatten(), 2)
-        return first, second
+        first, second = mx.split(mx.random.split(without_place(key)).flatten(), 2)
+        return with_place_of(key, first), with_place_of(key, second)
     # MLX divides by the number of keys.
     if key.shape[0] == 0:
         return key, key
-    pairs = mx.vmap(lambda key: mx.random.split(key))(key)
-    return pairs[:, 0], pairs[:, 1]
+    pairs = mx.vmap(lambda key: mx.random.split(key))(without_place(key))
+    return with_place_of(key, pairs[:, 0]), with_place_of(key, pairs[:, 1])
 
 
 def _key_from_global_stream() -> mx.array:

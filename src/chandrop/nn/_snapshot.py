@@ -11,13 +11,13 @@ from chandrop.nn._containers import containers
 class Snapshot:
     """All that a model holds at one time: arrays, keys, modes and other attributes.
 
-    It keeps the contents of every module, list and dict, and puts them back in place, so
-    that whoever refers to one of these sees it restored.
+    It keeps the contents of every module, list and dict, and the classes of modules, and
+    puts them back in place, so that whoever refers to one of these sees it restored.
     """
 
     def __init__(self, model: nn.Module):
         self.arrays: list[mx.array] = []
-        self._contents: list[tuple[Any, Any, dict[str, Any]]] = []
+        self._contents: list[tuple[Any, type[Any], Any, dict[str, Any]]] = []
         for _, container in containers(model):
             attributes = {}
             if isinstance(container, nn.Module):
@@ -27,13 +27,13 @@ class Snapshot:
                 values = contents.values()
             else:
                 contents = values = list(container)
-            self._contents.append((container, contents, attributes))
+            self._contents.append((container, type(container), contents, attributes))
             self.arrays.extend(array for value in values for array in _arrays(value))
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Puts everything back, with other `arrays` in place of its own if given."""
         remaining = iter(self.arrays if arrays is None else arrays)
-        for container, contents, attributes in self._contents:
+        for container, kind, contents, attributes in self._contents:
             if isinstance(container, list):
                 container[:] = [_with_arrays(remaining, value) for value in contents]
                 continue
@@ -41,6 +41,7 @@ class Snapshot:
             for name, value in contents.items():
                 container[name] = _with_arrays(remaining, value)
             if isinstance(container, nn.Module):
+                container.__class__ = kind
                 vars(container).clear()
                 vars(container).update(_with_own_sets(attributes))
 

@@ -2,6 +2,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from chandrop.random._place import KEY_WORDS, PLACE_WORDS
+
 
 def check_key(key: Any) -> None:
     """Raises unless `key` is a key or an array of keys, as ``mx.random.key`` gives.
@@ -12,7 +14,8 @@ def check_key(key: Any) -> None:
 
     Raises:
         TypeError: `key` is not an ``mx.array``, or its dtype is not ``uint32``.
-        ValueError: the last axis of `key` does not have length 2.
+        ValueError: the last axis of `key` does not have length 2, or 6 as those of
+            :func:`balanced_keys`.
 
     Example:
         >>> import mlx.core as mx
@@ -35,7 +38,7 @@ def check_key(key: Any) -> None:
             f"Received a key of dtype {key.dtype}. "
             "Expected uint32, as mx.random.key(0) and mx.random.split give."
         )
-    if key.ndim == 0 or key.shape[-1] != 2:
+    if key.ndim == 0 or key.shape[-1] not in (KEY_WORDS, KEY_WORDS + PLACE_WORDS):
         raise ValueError(
             f"Received a key of shape {key.shape}. Expected (2,) for one key, as "
             "mx.random.key(0) gives, or (B, 2) for B of them, as mx.random.split gives."

@@ -4,6 +4,7 @@ from typing import Any
 import mlx.core as mx
 
 from chandrop.random._check_key import check_key
+from chandrop.random._place import with_place_of, without_place
 
 # The golden ratio as a 32-bit fraction: any constant would do, as long as the
 # keys hashed for `data` are not keys that people make, such as mx.random.key(5).
@@ -53,13 +54,13 @@ def fold_in(key: mx.array, data: int | mx.array) -> mx.array:
     hashed = _draw(mx.stack([domain, words], axis=-1))
     try:
         # Not xor: under mx.vmap, MLX's bitwise operations read out of bounds.
-        salted = key + hashed
+        salted = without_place(key) + hashed
     except ValueError as error:
         raise ValueError(
             f"Received {key.shape[:-1]} keys and data of shape {words.shape}, which do not "
             "broadcast. For a table of all pairs: fold_in(keys[:, None], data)."
         ) from error
-    return _draw(salted)
+    return with_place_of(key, _draw(salted))
 
 
 def as_words(data: int | mx.array) -> mx.array:
