@@ -1,7 +1,7 @@
 """Channel-wise dropout for MLX with explicit random keys.
 
-Functions are in :mod:`chandrop.functional`, layers in :mod:`chandrop.nn` and keys in
-:mod:`chandrop.random`.
+Functions are in :mod:`chandrop.functional`, layers in :mod:`chandrop.nn`, keys in
+:mod:`chandrop.random`, and what subnetworks say together in :mod:`chandrop.uncertainty`.
 """
 
 try:
@@ -15,7 +15,7 @@ except ImportError as error:
         '    pip install "chandrop[cuda13]"'
     ) from error
 
-from chandrop import functional, nn, random
+from chandrop import functional, nn, random, uncertainty
 
-__all__ = ["functional", "nn", "random"]
+__all__ = ["functional", "nn", "random", "uncertainty"]
 __version__ = "0.1.0"

@@ -1,0 +1,29 @@
+"""What a network does not know: its subnetworks' predictions, their spread, calibration."""
+
+from chandrop.uncertainty._calibration import (
+    Reliability,
+    expected_calibration_error,
+    reliability_curve,
+)
+from chandrop.uncertainty._classify import Classification, classify
+from chandrop.uncertainty._predict import predict
+from chandrop.uncertainty._regress import Regression, regress
+from chandrop.uncertainty._risk_coverage import RiskCoverage, risk_coverage_curve
+from chandrop.uncertainty._sample import sample
+from chandrop.uncertainty._scores import brier_score, negative_log_likelihood
+
+__all__ = [
+    "Classification",
+    "Regression",
+    "Reliability",
+    "RiskCoverage",
+    "brier_score",
+    "classify",
+    "expected_calibration_error",
+    "negative_log_likelihood",
+    "predict",
+    "regress",
+    "reliability_curve",
+    "risk_coverage_curve",
+    "sample",
+]

@@ -1,0 +1,66 @@
+"""What `sample` and `predict` share: a function of a key, keys in chunks, joining them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+from chandrop.nn._subnetworks import subnetworks
+from chandrop.random import check_key
+from chandrop.random._fold_in import as_integer
+
+Network = nn.Module | Callable[..., Any]
+Dropout = bool | Callable[[str, nn.Module], bool] | None
+
+
+@contextmanager
+def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
+    """Gives a function of a key and inputs: `fn`, or the subnetworks of a model."""
+    if isinstance(fn, nn.Module):
+        with subnetworks(fn, True if dropout is None else dropout) as function:
+            yield function
+        return
+    if not callable(fn):
+        raise TypeError(
+            f"Received fn of type {type(fn).__name__}. Expected a model, or a function of "
+            "a key and an input."
+        )
+    if dropout is not None:
+        raise ValueError(
+            "Received dropout for a function, where it chooses the layers of a model. Give "
+            "the model in place of the function, or choose inside: "
+            "functional_call(model, {}, x, key=key, dropout=...)."
+        )
+    yield fn
+
+
+def chunks_of(keys: Any, chunk: Any) -> list[mx.array]:
+    """Cuts keys ``(S, 2)`` into parts of `chunk`, the last of which may be shorter."""
+    check_key(keys)
+    if keys.ndim != 2 or len(keys) == 0:
+        raise ValueError(
+            f"Received keys of shape {keys.shape}. Expected (S, 2), one key for each of S "
+            ">= 1 samples: mx.random.split(mx.random.key(0), 32)."
+        )
+    size = as_size(chunk, "chunk", len(keys))
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def as_size(size: Any, name: str, whole: int) -> int:
+    """Gives how many are taken at a time: by default the `whole`."""
+    if size is None:
+        return whole
+    size = as_integer(size, name)
+    if size < 1:
+        raise ValueError(f"Received {name} = {size}. Expected at least 1, or None for all.")
+    return int(size)
+
+
+def joined(parts: list[Any]) -> Any:
+    """Joins trees of arrays along axis 0."""
+    if len(parts) == 1:
+        return parts[0]
+    return tree_map(lambda *arrays: mx.concatenate(list(arrays)), *parts)

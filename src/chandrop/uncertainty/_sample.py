@@ -1,0 +1,67 @@
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from chandrop.uncertainty._over_keys import Dropout, Network, as_function, chunks_of, joined
+from chandrop.uncertainty._progress import progress_bar
+
+
+def sample(
+    fn: Network,
+    keys: mx.array,
+    *args: Any,
+    chunk: int | None = None,
+    progress: bool = False,
+    dropout: Dropout = None,
+) -> Any:
+    """Evaluates a function of a key, or a model's subnetworks, for every key.
+
+    It is ``mx.vmap`` over the keys: what does not depend on the key is computed once for
+    all of them, so that dropout in the last layers alone costs little more than one call.
+
+    Args:
+        fn: a pure function ``fn(key, *args)`` of one key; or a model, of which each key
+            chooses one subnetwork, the same for every example (its batch is axis 0). The
+            model is called in eval mode, but with its dropout layers on, those of
+            ``mlx.nn`` too, and is left as it was.
+        keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
+            :func:`chandrop.random.balanced_keys`.
+        *args: what `fn` is called with after the key.
+        chunk: how many keys at a time, which bounds the memory. Each chunk is evaluated,
+            so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``.
+            Default: all at once, without evaluating them.
+        progress: whether to show a progress bar, for which tqdm has to be installed.
+        dropout: for a model: which dropout layers are on, as for
+            :func:`chandrop.nn.functional_call`. Default: all.
+
+    Returns:
+        What `fn` returns, any tree of arrays, with a leading axis for the ``S`` keys.
+
+    Raises:
+        TypeError: `fn` is not callable, `keys` are no keys, or `chunk` is not an int.
+        ValueError: there are no keys; `chunk` is less than 1; `dropout` is given for a
+            function; else see :func:`chandrop.nn.functional_call`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import dropout
+        >>> from chandrop.uncertainty import sample
+        >>> keys = mx.random.split(mx.random.key(0), 1000)
+        >>> samples = sample(lambda key, x: dropout(x, 0.5, key), keys, mx.ones(3))
+        >>> samples.shape
+        (1000, 3)
+
+    Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
+    """
+    chunks = chunks_of(keys, chunk)
+    parts = []
+    with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
+        for chosen in chunks:
+            # A model takes a key for all examples in a batch of one.
+            drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
+            parts.append(mx.vmap(lambda key: function(key, *args))(drawn))
+            if chunk is not None or progress:
+                mx.eval(parts[-1])
+            advance(len(chosen))
+    return joined(parts)
