@@ -9,6 +9,7 @@ from chandrop.nn._layouts import Dropout, Dropout2d, Dropout3d
 from chandrop.nn._model_keys import keyed_layers, quoted
 
 MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
+CHECKPOINTING = (nn.TransformerEncoder, nn.layers.transformer.TransformerDecoder)
 _OURS = dict(zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True))
 _THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
@@ -130,9 +131,8 @@ def _rate(layer: nn.Module) -> float:
 
 
 def _refuse_checkpointing(model: nn.Module, chosen: list[nn.Module]) -> None:
-    kinds = (nn.TransformerEncoder, nn.layers.transformer.TransformerDecoder)
     identities = {id(layer) for layer in chosen}
-    for path, transformer in layers_by_path(model, kinds).items():
+    for path, transformer in layers_by_path(model, CHECKPOINTING).items():
         concerned = any(id(layer) in identities for layer in transformer.modules())
         if transformer.checkpoint and concerned:
             raise ValueError(

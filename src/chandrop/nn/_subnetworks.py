@@ -5,7 +5,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop.nn._convert import MLX_DROPOUTS, convert_layer, is_convertible
+from chandrop.nn._convert import CHECKPOINTING, MLX_DROPOUTS, convert_layer, is_convertible
 from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import quoted
@@ -32,6 +32,9 @@ def subnetworks(
     before = Snapshot(model)
     try:
         model.eval()
+        for transformer in layers_by_path(model, CHECKPOINTING).values():
+            # It would change nothing here, and mx.vmap cannot pass mx.checkpoint.
+            transformer.checkpoint = False
         for path, layer in layers_by_path(model, MLX_DROPOUTS).items():
             if is_convertible(layer):
                 convert_layer(layer, key=mx.random.key(0))

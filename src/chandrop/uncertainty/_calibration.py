@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from chandrop.random._fold_in import as_integer
 from chandrop.uncertainty._checks import check_labelled
-from chandrop.uncertainty._sums import total
+from chandrop.uncertainty._sums import total_by_place
 
 
 class Reliability(NamedTuple):
@@ -95,13 +95,11 @@ def _sums_in_bins(
     bins = as_integer(bins, "bins")
     if bins < 1:
         raise ValueError(f"Received {bins} bins. Expected at least one.")
-    confidence = probabilities.max(-1).astype(mx.float32)
-    right = (probabilities.argmax(-1) == labels).astype(mx.float32)
-    place = mx.zeros(confidence.shape, dtype=mx.int32)
+    confidence = probabilities.max(-1).flatten().astype(mx.float32)
+    right = (probabilities.argmax(-1) == labels).flatten()
+    bin_of_each = mx.zeros(confidence.shape, dtype=mx.int32)
     for edge in range(1, bins):
-        place += confidence > edge / bins
-    sums = [
-        mx.stack([total(mx.where(place == i, each, 0.0)) for i in range(bins)])
-        for each in (confidence, right, mx.ones_like(right))
-    ]
-    return sums[0], sums[1], sums[2]
+        bin_of_each += confidence > edge / bins
+    values = mx.stack([confidence, right, mx.ones_like(confidence)], axis=1)
+    sums = total_by_place(values, bin_of_each, bins)
+    return sums[:, 0], sums[:, 1], sums[:, 2]

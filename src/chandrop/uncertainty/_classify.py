@@ -85,17 +85,20 @@ class RunningClassification:
                 "become two by mx.concatenate([mx.zeros_like(logits), logits], axis=-1)."
             )
         logits = logits.astype(mx.float32)
-        normalizer = mx.logsumexp(logits, axis=-1, keepdims=True)
+        # The logarithms of softmax up to a constant, the logarithm of the normalizer.
+        logarithms = logits - logits.max(-1, keepdims=True)
+        weights = mx.exp(logarithms)
+        normalizer = weights.sum(-1, keepdims=True)
         refuse_samples_where(
             ~mx.isfinite(normalizer.squeeze(-1)),
             "logits that are nan, inf or all -inf",
             self._entropy.samples,
             self._first_example,
         )
-        log_probabilities = logits - normalizer
-        probabilities = mx.exp(log_probabilities)
+        probabilities = weights / normalizer
         self._probabilities.add(probabilities)
-        self._entropy.add(_entropy(probabilities, log_probabilities))
+        log_normalizer = mx.log(normalizer.squeeze(-1))
+        self._entropy.add(log_normalizer + _entropy(probabilities, logarithms))
         winners = mx.argmax(logits, axis=-1, keepdims=True)
         self._votes += (winners == mx.arange(classes)).sum(0)
 
@@ -119,6 +122,7 @@ class RunningClassification:
 
 
 def _entropy(probabilities: mx.array, logarithms: mx.array) -> mx.array:
+    """Gives the mean of ``-logarithms`` over the classes."""
     # 0 * log(0) is 0 here, where arithmetic says nan.
     terms = mx.where(probabilities > 0, probabilities * logarithms, 0)
     return -terms.sum(-1)

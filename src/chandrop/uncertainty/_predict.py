@@ -161,8 +161,17 @@ def _outputs(
     n = len(batch)
 
     def output(key: mx.array) -> Any:
-        own = key[None] if consistent else example_keys(key, n, first_example)
-        return function(own, batch)
+        drawn = key[None] if consistent else example_keys(key, n, first_example)
+        try:
+            return function(drawn, batch)
+        except ValueError as error:
+            if "Expected key shape" not in str(error):
+                raise
+            raise ValueError(
+                f"fn gave mx.random a key of shape {drawn.shape}, for all examples of a "
+                "batch, as layers, functional_call and chandrop.functional take it. Derive "
+                "other keys from it by chandrop.random.fold_in(key, 0), (key, 1), ..."
+            ) from error
 
     outputs = mx.vmap(output)(keys)
     for array in outputs if isinstance(outputs, (tuple, list)) else [outputs]:

@@ -6,30 +6,38 @@ blocks, and then of the blocks' sums, are not.
 
 import mlx.core as mx
 
-_BLOCK = 256
+_BLOCK = 32
 
 
 def mean(values: mx.array) -> mx.array:
     """Gives the mean of all `values`."""
-    return total(values) / values.size
+    return total(values.flatten()) / values.size
 
 
 def total(values: mx.array) -> mx.array:
-    """Gives the sum of all `values`."""
-    values = values.flatten()
-    while values.size > _BLOCK:
+    """Gives the sum along axis 0."""
+    while len(values) > _BLOCK:
         values = _blocks(values).sum(1)
-    return values.sum()
+    return values.sum(0)
+
+
+def total_by_place(values: mx.array, places: mx.array, n: int) -> mx.array:
+    """Gives the sums of those `values`, along axis 0, that have place 0, 1, ..., n - 1."""
+    blocks = mx.arange(len(values)) // _BLOCK
+    sums = mx.zeros((-(-len(values) // _BLOCK), n, *values.shape[1:]))
+    return total(sums.at[blocks, places].add(values))
 
 
 def cumulative(values: mx.array) -> mx.array:
     """Gives the sums of the first one, two, three, ... of `values`, of one dimension."""
-    if values.size <= _BLOCK:
+    if len(values) <= _BLOCK:
         return mx.cumsum(values)
     within = mx.cumsum(_blocks(values), axis=1)
     before = cumulative(within[:, -1]) - within[:, -1]
-    return (within + before[:, None]).flatten()[: values.size]
+    return (within + before[:, None]).flatten()[: len(values)]
 
 
 def _blocks(values: mx.array) -> mx.array:
-    return mx.pad(values, (0, -values.size % _BLOCK)).reshape(-1, _BLOCK)
+    missing = -len(values) % _BLOCK
+    padded = mx.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+    return mx.unflatten(padded, 0, (-1, _BLOCK))

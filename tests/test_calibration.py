@@ -1,0 +1,256 @@
+"""Calibration and scores against scikit-learn and NumPy in float64."""
+
+import math
+from itertools import permutations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import sklearn.calibration
+import sklearn.metrics
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chandrop.uncertainty import (
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_curve,
+    risk_coverage_curve,
+)
+from chandrop.uncertainty._sums import cumulative, total
+
+SCORES = [
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_curve,
+]
+each = pytest.mark.parametrize("score", SCORES, ids=lambda score: score.__name__)
+
+
+def labelled(shape=(200, 7), seed=0):
+    generator = np.random.default_rng(seed)
+    probabilities = generator.dirichlet(np.full(shape[-1], 0.4), size=shape[:-1])
+    labels = generator.integers(0, shape[-1], size=shape[:-1])
+    return probabilities.astype(np.float32), labels.astype(np.int32)
+
+
+def in_mlx(*arrays):
+    return [mx.array(array) for array in arrays]
+
+
+@pytest.mark.parametrize("classes", [2, 7])
+def test_scores_are_scikit_learns(classes):
+    probabilities, labels = labelled((300, classes))
+    every = range(classes)
+    exact = probabilities.astype(np.float64)
+    exact /= exact.sum(-1, keepdims=True)
+    assert negative_log_likelihood(*in_mlx(probabilities, labels)).item() == pytest.approx(
+        sklearn.metrics.log_loss(labels, exact, labels=every), rel=1e-5
+    )
+    if classes > 2:  # for two classes scikit-learn counts one of them
+        one_hot = np.eye(classes)[labels]
+        expected = sum(
+            sklearn.metrics.brier_score_loss(one_hot[:, i], exact[:, i]) for i in every
+        )
+    else:
+        expected = 2 * sklearn.metrics.brier_score_loss(labels, exact[:, 1])
+    assert brier_score(*in_mlx(probabilities, labels)).item() == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("bins", [1, 4, 15])
+def test_reliability_curve_is_scikit_learns(bins):
+    probabilities, labels = labelled()
+    curve = reliability_curve(*in_mlx(probabilities, labels), bins=bins)
+    right = probabilities.argmax(-1) == labels
+    accuracy, confidence = sklearn.calibration.calibration_curve(
+        right, probabilities.max(-1), n_bins=bins
+    )
+    counts = np.array(curve.examples)
+    filled = counts > 0
+    assert counts.sum() == 200
+    assert np.isnan(np.array(curve.accuracy)[~filled]).all()
+    np.testing.assert_allclose(np.array(curve.accuracy)[filled], accuracy, rtol=1e-5)
+    np.testing.assert_allclose(np.array(curve.confidence)[filled], confidence, rtol=1e-5)
+    error = np.abs(accuracy - confidence) @ counts[filled] / 200
+    got = expected_calibration_error(*in_mlx(probabilities, labels), bins=bins)
+    assert got.item() == pytest.approx(error, rel=1e-4)
+
+
+def test_a_confidence_between_two_bins_is_in_the_lower_one():
+    confidences = [0.5, 0.5001, 0.75, 1.0]
+    probabilities = mx.array([[p, 1 - p] for p in confidences])
+    curve = reliability_curve(probabilities, mx.zeros(4, dtype=mx.int32), bins=4)
+    assert curve.examples.tolist() == [0, 1, 2, 1]
+
+
+def test_right_and_wrong_for_certain():
+    sure = mx.array([[1.0, 0.0], [1.0, 0.0]])
+    for labels, error, brier, likelihood in (([0, 0], 0, 0, 0), ([1, 1], 1, 2, math.inf)):
+        assert expected_calibration_error(sure, mx.array(labels)).item() == error
+        assert brier_score(sure, mx.array(labels)).item() == brier
+        assert negative_log_likelihood(sure, mx.array(labels)).item() == likelihood
+
+
+@each
+def test_shape_does_not_matter(score):
+    probabilities, labels = labelled((3, 4, 5, 6))
+    whole = score(*in_mlx(probabilities, labels))
+    flat = score(*in_mlx(probabilities.reshape(-1, 6), labels.flatten()))
+    for a, b in zip(
+        whole if isinstance(whole, tuple) else [whole],
+        flat if isinstance(flat, tuple) else [flat],
+        strict=True,
+    ):
+        assert mx.array_equal(a, b, equal_nan=True)
+
+
+@each
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_low_precision(score, dtype):
+    probabilities, labels = in_mlx(*labelled())
+    close = score(probabilities.astype(dtype), labels)
+    value = close[0] if isinstance(close, tuple) else close
+    assert value.dtype == mx.float32
+
+
+def test_within_transforms():
+    probabilities, labels = in_mlx(*labelled())
+    for score in (brier_score, expected_calibration_error, negative_log_likelihood):
+        expected = score(probabilities, labels).item()
+        compiled = mx.compile(score)(probabilities, labels)
+        assert compiled.item() == pytest.approx(expected, rel=1e-5)
+        mapped = mx.vmap(score)(mx.stack([probabilities] * 2), mx.stack([labels, labels]))
+        assert mapped.tolist() == pytest.approx([expected] * 2, rel=1e-5)
+    gradient = mx.grad(negative_log_likelihood)(probabilities, labels)
+    assert mx.isfinite(gradient).all()
+    uncertainty = probabilities.max(-1)
+    curve = risk_coverage_curve(labels, uncertainty)
+    compiled = mx.compile(risk_coverage_curve)(labels, uncertainty)
+    for a, b in zip(curve, compiled, strict=True):
+        assert mx.allclose(a, b, rtol=1e-6)
+
+
+def risks(errors, uncertainty):
+    """The risks, averaged over all orders in which equally uncertain ones can come."""
+    curves = []
+    for order in permutations(range(len(errors))):
+        if all(np.diff(uncertainty[list(order)]) >= 0):
+            curves.append(np.cumsum(errors[list(order)]) / np.arange(1, len(errors) + 1))
+    return np.mean(curves, axis=0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(-3, 3, width=16), st.integers(0, 2)), min_size=1, max_size=6
+    )
+)
+def test_risk_against_coverage(examples):
+    errors, uncertainty = np.array(examples, dtype=np.float32).T
+    curve = risk_coverage_curve(*in_mlx(errors, uncertainty))
+    n = len(examples)
+    np.testing.assert_allclose(curve.coverage, np.arange(1, n + 1) / n, rtol=1e-6)
+    np.testing.assert_allclose(curve.risk, risks(errors, uncertainty), atol=1e-5)
+    np.testing.assert_array_equal(curve.threshold, np.sort(uncertainty))
+
+
+def test_risk_of_right_and_wrong_guesses():
+    generator = np.random.default_rng(0)
+    wrong, uncertainty = generator.random(5000) < 0.2, generator.random(5000)
+    curve = risk_coverage_curve(*in_mlx(wrong, uncertainty))
+    exact = np.cumsum(wrong[np.argsort(uncertainty)]) / np.arange(1, 5001)
+    np.testing.assert_allclose(curve.risk, exact, rtol=1e-5, atol=1e-7)
+    assert curve.risk[-1].item() == pytest.approx(wrong.mean())
+    useless = risk_coverage_curve(mx.array(wrong), mx.zeros(5000))
+    np.testing.assert_allclose(useless.risk, wrong.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 70_000, 3_000_000])
+def test_sums_of_many(n):
+    """One after another, in float32, these would be some percent off."""
+    values = mx.full((n,), 0.1)
+    assert total(values).item() == pytest.approx(n * 0.1, rel=2e-6)
+    sums = np.array(cumulative(values))
+    np.testing.assert_allclose(sums, np.arange(1, n + 1) * 0.1, rtol=2e-6)
+
+
+def test_a_volume_of_voxels():
+    probabilities = mx.broadcast_to(mx.array([0.1, 0.9]), (128, 128, 128, 2))
+    labels = mx.ones((128, 128, 128), dtype=mx.int32)
+    assert expected_calibration_error(probabilities, labels).item() == pytest.approx(
+        0.1, rel=1e-5
+    )
+    assert brier_score(probabilities, labels).item() == pytest.approx(0.02, rel=1e-5)
+
+
+@each
+@pytest.mark.parametrize("label", [-1, 7])
+def test_a_label_that_is_out_of_range(score, label):
+    probabilities, labels = in_mlx(*labelled())
+    labels[17] = label
+    with pytest.raises(
+        ValueError, match=r"Received a label outside \[0, 7\) at index 17\."
+    ):
+        score(probabilities, labels)
+
+
+@each
+def test_labels_of_other_shapes_and_dtypes(score):
+    probabilities, labels = in_mlx(*labelled())
+    with pytest.raises(
+        ValueError, match=r"labels of shape \(199,\) for .*Expected \(200,\)"
+    ):
+        score(probabilities, labels[1:])
+    with pytest.raises(TypeError, match=r"Received labels of dtype .*float32.*argmax"):
+        score(probabilities, labels.astype(mx.float32))
+    with pytest.raises(TypeError, match=r"Received labels of type ndarray"):
+        score(probabilities, np.array(labels))
+
+
+@each
+@pytest.mark.parametrize("shift", [1.0, math.nan, -2.0])
+def test_what_is_no_probability(score, shift):
+    probabilities, labels = in_mlx(*labelled())
+    probabilities[5, 2] += shift
+    with pytest.raises(ValueError, match=r"do not add up to 1 at index 5.*mx\.softmax\("):
+        score(probabilities, labels)
+
+
+@each
+def test_negative_probabilities_that_add_up_to_one(score):
+    with pytest.raises(ValueError, match="negative"):
+        score(mx.array([[1.5, -0.5]]), mx.array([0]))
+
+
+@each
+def test_one_class_and_no_examples(score):
+    with pytest.raises(
+        ValueError, match=r"K >= 2 classes.*mx\.stack\(\[1 - p, p\], axis=-1\)"
+    ):
+        score(mx.ones((4, 1)), mx.zeros(4, dtype=mx.int32))
+    with pytest.raises(ValueError, match="Received no examples"):
+        score(mx.ones((0, 2)), mx.zeros(0, dtype=mx.int32))
+
+
+@pytest.mark.parametrize("score", [reliability_curve, expected_calibration_error])
+def test_bins(score):
+    probabilities, labels = in_mlx(*labelled())
+    with pytest.raises(ValueError, match="Received 0 bins"):
+        score(probabilities, labels, bins=0)
+    with pytest.raises(TypeError, match="Received bins of type float"):
+        score(probabilities, labels, bins=15.0)
+
+
+def test_bad_input_of_the_risk():
+    with pytest.raises(ValueError, match=r"Received nan in uncertainty at index 1\."):
+        risk_coverage_curve(mx.zeros(2), mx.array([0, math.nan]))
+    with pytest.raises(ValueError, match=r"Received nan in errors at index \(0, 1\)\."):
+        risk_coverage_curve(mx.array([[0, math.nan]]), mx.zeros((1, 2)))
+    for errors, uncertainty in (((3,), (4,)), ((0,), (0,))):
+        with pytest.raises(ValueError, match=r"Received errors of shape"):
+            risk_coverage_curve(mx.zeros(errors), mx.zeros(uncertainty))
+    with pytest.raises(TypeError, match=r"Received errors of type list"):
+        risk_coverage_curve([0.0], mx.zeros(1))

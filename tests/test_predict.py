@@ -1,0 +1,331 @@
+"""predict: one network for each key, however the examples are cut, and what they say."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from subjects import assert_same, normal
+
+from chandrop.functional import dropout, dropout2d
+from chandrop.nn import Dropout, Dropout2d, functional_call, get_keys
+from chandrop.random import balanced_keys, fold_in
+from chandrop.uncertainty import classify, predict, regress, sample
+
+BATCHES, CHUNKS = [None, 1, 3, 7, 100], [None, 1, 4, 6]
+each_batch = pytest.mark.parametrize("batch_size", BATCHES)
+each_chunk = pytest.mark.parametrize("chunk", CHUNKS)
+
+
+class Segmenter(nn.Module):
+    """Channel and element-wise dropout, BatchNorm in training mode, an output a pixel."""
+
+    def __init__(self, outputs=3):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm(8)
+        self.channels = nn.Dropout2d(0.4)
+        self.elements = Dropout(0.3)
+        self.last = nn.Linear(8, outputs)
+
+    def __call__(self, x):
+        x = self.channels(nn.relu(self.norm(self.first(x))))
+        return self.last(self.elements(x))
+
+
+@pytest.fixture
+def keys(key):
+    return mx.random.split(key, 6)
+
+
+@pytest.fixture
+def model():
+    mx.random.seed(3)
+    model = Segmenter()
+    model.norm.running_mean = normal((8,))
+    return model
+
+
+@pytest.fixture
+def x():
+    return normal((7, 4, 5, 1))
+
+
+def assert_close(summary, expected, atol=3e-6):
+    assert type(summary) is type(expected)
+    for name, array in summary._asdict().items():
+        close = {"rtol": 1e-5, "atol": atol, "err_msg": name}
+        np.testing.assert_allclose(array, getattr(expected, name), **close)
+
+
+@each_batch
+@each_chunk
+def test_any_cut_of_a_classification(batch_size, chunk, model, keys, x):
+    summary = predict(model, keys, x, batch_size=batch_size, chunk=chunk)
+    assert summary.probabilities.shape == (7, 4, 5, 3)
+    assert summary.variation_ratio.shape == (7, 4, 5)
+    assert_close(summary, classify(sample(model, keys, x)))
+
+
+@each_batch
+@each_chunk
+@pytest.mark.parametrize("pair", [False, True])
+def test_any_cut_of_a_regression(batch_size, chunk, pair, keys, x):
+    def network(key, x):
+        mean = dropout2d(x, 0.5, key).sum((1, 2))
+        return (mean, mean**2 + 1) if pair else mean
+
+    cut = {"batch_size": batch_size, "chunk": chunk}
+    summary = predict(network, keys, x, "regression", **cut)
+    samples = sample(lambda key, x: network(key[None], x), keys, x)
+    expected = regress(*samples) if pair else regress(samples)
+    assert_close(summary, expected)
+    assert summary.mean.shape == (7, 1)
+
+
+@pytest.mark.parametrize("make_keys", [mx.random.split, balanced_keys])
+@each_batch
+def test_a_key_is_one_network(make_keys, batch_size, key):
+    """Equal examples get equal masks, of channels and of elements, in any batch."""
+    drawn = []
+
+    def network(key, x):
+        y = dropout2d(x, 0.5, fold_in(key, 0)) * dropout(x, 0.5, fold_in(key, 1))
+        drawn.append(None)
+        return y
+
+    x = mx.ones((7, 2, 2, 16))
+    summary = predict(
+        network, make_keys(key, 8), x, "regression", batch_size=batch_size, chunk=3
+    )
+    assert drawn
+    for array in summary:
+        assert_same(array, mx.broadcast_to(array[:1], array.shape))
+    assert summary.epistemic.max() > 0
+
+
+@each_batch
+def test_a_network_for_each_example(batch_size, model, keys):
+    x = mx.broadcast_to(normal((4, 5, 1)), (7, 4, 5, 1))
+    whole = predict(model, keys, x, consistent=False)
+    assert_close(
+        predict(model, keys, x, consistent=False, batch_size=batch_size, chunk=4), whole
+    )
+    assert len({round(v, 5) for v in whole.mutual_information[:, 0, 0].tolist()}) == 7
+
+
+def test_the_model_is_left_as_it_was(model, keys, x):
+    model.elements.eval()
+    global_state = mx.array(mx.random.state[0])
+    own = get_keys(model)
+    mean = mx.array(model.norm.running_mean)
+    predict(model, keys, x, batch_size=2)
+    with pytest.raises(ValueError, match="nan"):
+        predict(model, keys, x * mx.nan)
+    assert type(model.channels) is nn.Dropout2d
+    assert model.channels._p_1 == 0.6
+    assert model.training
+    assert model.norm.training
+    assert not model.elements.training
+    assert_same(mean, model.norm.running_mean)
+    assert get_keys(model).keys() == own.keys() == {"elements"}
+    assert mx.array_equal(own["elements"], model.elements._key)
+    assert mx.array_equal(mx.random.state[0], global_state)
+
+
+def test_batch_norm_is_in_eval_mode(model, keys, x):
+    """An example's prediction does not depend on the others."""
+    one = predict(model, keys, x[:1])
+    others = predict(model, keys, mx.concatenate([x[:1], x[1:] * 100]))
+    assert_close(one, type(one)(*(array[:1] for array in others)))
+
+
+def test_chosen_layers(model, keys, x):
+    last = predict(model, keys, x, dropout=lambda path, layer: path == "elements")
+    model.eval()
+    model.channels = nn.Identity()
+    assert_close(last, predict(model, keys, x))
+    off = predict(model, keys, x, dropout=False)
+    assert off.mutual_information.max() < 1e-5
+    assert mx.allclose(off.probabilities, mx.softmax(model(x), axis=-1), atol=1e-6)
+
+
+def test_no_layer_is_chosen(model, keys, x):
+    with pytest.raises(ValueError, match=r'chose no layer.*"channels", "elements"'):
+        predict(model, keys, x, dropout=lambda path, layer: False)
+
+
+def test_a_model_without_dropout(keys):
+    with pytest.raises(ValueError, match=r"Received a Linear without dropout layers"):
+        predict(nn.Linear(2, 3), keys, mx.ones((4, 2)))
+
+
+class OwnDropout(nn.Dropout):
+    pass
+
+
+def test_a_layer_that_no_key_reaches(keys):
+    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5), OwnDropout(0.5))
+    with pytest.raises(
+        ValueError, match=r'a OwnDropout at "layers\.2", which no key reaches'
+    ):
+        predict(model, keys, mx.ones((4, 2)))
+    assert type(model.layers[1]) is nn.Dropout
+    chosen = predict(
+        model, keys, mx.ones((4, 2)), dropout=lambda path, _: path == "layers.1"
+    )
+    assert chosen.probabilities.shape == (4, 3)
+
+
+def test_a_transformer_that_others_wrote(keys):
+    encoder = nn.TransformerEncoder(2, 8, 2, dropout=0.2, checkpoint=True)
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = encoder, nn.Linear(8, 3)
+
+        def __call__(self, x):
+            return self.head(self.encoder(x, None).mean(1))
+
+    model, x = Classifier(), normal((5, 4, 8))
+    summary = predict(model, keys, x, batch_size=2)
+    assert_close(summary, predict(model, keys, x), atol=1e-5)
+    assert summary.mutual_information.min() > 1e-4
+    assert encoder.checkpoint
+
+
+def test_a_mean_of_a_million_deviations():
+    samples = (1e6 + np.random.default_rng(0).normal(size=10_000)).astype(np.float32)
+    table, exact = mx.array(samples), samples.astype(np.float64)
+    places = mx.arange(10_000).astype(mx.uint32)
+    keys = mx.stack([places, places], axis=1)  # numbers that look up the sample
+
+    def network(key, x):
+        return x + table[key[0, 0]]
+
+    for chunk in (7, 1000):
+        summary = predict(network, keys, mx.zeros(1), "regression", chunk=chunk)
+        assert summary.mean.item() == pytest.approx(exact.mean(), rel=1e-7)
+        assert summary.epistemic.item() == pytest.approx(exact.var(), rel=5e-5)
+
+
+def test_ten_thousand_samples_of_a_classification():
+    keys = mx.random.split(mx.random.key(0), 10_000)
+
+    def network(key, x):
+        return dropout(x, 0.5, key)
+
+    x = mx.array([[2.0, 1.0, 0.0]])
+    summary = predict(network, keys, x, chunk=13)
+    samples = np.array(sample(network, keys, x[0]), dtype=np.float64)
+    exact = np.exp(samples) / np.exp(samples).sum(-1, keepdims=True)
+    np.testing.assert_allclose(summary.probabilities[0], exact.mean(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [4, 64])
+def test_memory_does_not_grow_with_samples(samples, key):
+    """Of 2^16 pixels; 4 outputs and a chunk, as benchmarks/uncertainty.py measures them."""
+    weights = normal((8, 3))
+    x = normal((1, 256, 256, 8))
+    keys = mx.random.split(key, samples)
+
+    def network(key, x):
+        return dropout2d(x, 0.5, key) @ weights
+
+    def peak(call):
+        mx.synchronize()
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(call())
+        return mx.get_peak_memory() - before
+
+    output = 256 * 256 * 3 * 4
+    chunk = peak(lambda: mx.vmap(lambda key: network(key[None], x))(keys[:2]))
+    assert peak(lambda: predict(network, keys, x, chunk=2)) < chunk + 4 * output
+
+
+def test_progress(model, keys, x, capsys):
+    predict(model, keys, x, batch_size=4, chunk=4, progress=True)
+    assert "12/12" in capsys.readouterr().err
+
+
+def test_an_unknown_task(model, keys, x):
+    for task in ("segmentation", None, "Classification"):
+        with pytest.raises(
+            ValueError, match=r'Received task = .*"classification" or "regression"'
+        ):
+            predict(model, keys, x, task)
+
+
+def test_no_examples(model, keys):
+    with pytest.raises(ValueError, match=r"Received x of shape .* at least one example"):
+        predict(model, keys, mx.zeros((0, 4, 5, 1)))
+    with pytest.raises(TypeError, match=r"Received x of type ndarray.*mx\.array\(x\)"):
+        predict(model, keys, np.zeros((1, 4, 5, 1)))
+
+
+def test_no_keys(model, keys, x):
+    with pytest.raises(ValueError, match=r"Received keys of shape \(0, 2\)"):
+        predict(model, keys[:0], x)
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_sizes(size, model, keys, x):
+    with pytest.raises(ValueError, match=rf"Received batch_size = {size}\."):
+        predict(model, keys, x, batch_size=size)
+    with pytest.raises(ValueError, match=rf"Received chunk = {size}\."):
+        predict(model, keys, x, chunk=size)
+
+
+def test_one_class(keys, x):
+    with pytest.raises(ValueError, match=r"Received logits of shape .*, for 1 class"):
+        predict(Segmenter(outputs=1), keys, x)
+
+
+@each_batch
+@each_chunk
+def test_the_sample_that_has_nan_is_named(batch_size, chunk, keys):
+    culprit = keys[4]
+    x = mx.zeros((7, 3)).at[5].add(1)
+
+    def network(key, x):
+        bad = (key[0] == culprit).all() * x
+        return mx.where(bad > 0, mx.nan, dropout(x, 0.5, key))
+
+    cut = {"batch_size": batch_size, "chunk": chunk}
+    with pytest.raises(ValueError, match=r"in sample 4 at index 5\."):
+        predict(network, keys, x, **cut)
+    with pytest.raises(ValueError, match=r"in sample 4 at index \(5, 0\)\."):
+        predict(network, keys, x, "regression", **cut)
+
+
+def test_outputs_that_are_not_one_for_each_example(keys, x):
+    for output in (lambda x: x.mean(), lambda x: x[:3]):
+        with pytest.raises(
+            ValueError, match=r"Received an output of shape .* for 7 examples"
+        ):
+            predict(lambda key, x: output(dropout(x, 0.5, key)), keys, x, "regression")  # noqa: B023
+
+
+def test_functions_that_split_their_key(keys, x):
+    def network(key, x):
+        first, second = mx.random.split(key)
+        return dropout(dropout(x, 0.5, first), 0.5, second)
+
+    with pytest.raises(ValueError, match=r"chandrop\.random\.fold_in\(key, 0\)"):
+        predict(network, keys, x)
+
+
+def test_a_function_that_calls_a_model(model, keys, x):
+    model = nn.Sequential(nn.Linear(1, 8), Dropout2d(0.5), nn.Linear(8, 2))
+
+    def network(key, x):
+        return functional_call(model, {}, x, key=key, dropout=True)
+
+    assert_close(predict(network, keys, x), predict(model, keys, x))
+
+
+def test_dropout_is_for_models(keys, x):
+    with pytest.raises(ValueError, match=r"Received dropout for a function"):
+        predict(lambda key, x: x, keys, x, dropout=True)

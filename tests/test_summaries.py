@@ -1,0 +1,214 @@
+"""classify and regress against SciPy and NumPy in float64, and at the edges of float32."""
+
+import math
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import entropy
+from scipy.stats import mode as most_frequent
+
+from chandrop.uncertainty import Classification, Regression, classify, regress
+
+
+def logits_of(samples, shape, scale=3.0, seed=0):
+    generator = np.random.default_rng(seed)
+    return (generator.normal(size=(samples, *shape)) * scale).astype(np.float32)
+
+
+def expected_classification(logits):
+    probabilities = softmax(logits.astype(np.float64), axis=-1)
+    mean = probabilities.mean(0)
+    of_each = entropy(probabilities, axis=-1).mean(0)
+    votes = most_frequent(logits.argmax(-1), axis=0).count
+    return Classification(
+        mean,
+        entropy(mean, axis=-1),
+        of_each,
+        entropy(mean, axis=-1) - of_each,
+        1 - votes / len(logits),
+    )
+
+
+@pytest.mark.parametrize("samples", [1, 2, 33])
+@pytest.mark.parametrize("shape", [(2,), (5, 10), (2, 3, 4, 3)], ids=str)
+@pytest.mark.parametrize("scale", [0.1, 3.0, 50.0])
+def test_classify_is_scipys(samples, shape, scale):
+    logits = logits_of(samples, shape, scale)
+    summary = classify(mx.array(logits))
+    for name, expected in expected_classification(logits)._asdict().items():
+        array = getattr(summary, name)
+        assert array.dtype == mx.float32
+        assert array.shape == expected.shape, name
+        np.testing.assert_allclose(array, expected, rtol=2e-6, atol=2e-6, err_msg=name)
+
+
+@given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 10**6))
+def test_bounds(samples, classes, seed):
+    summary = classify(mx.array(logits_of(samples, (7, classes), 5.0, seed)))
+    most = math.log(classes) + 1e-5
+    for name in ("predictive_entropy", "expected_entropy", "mutual_information"):
+        values = np.array(getattr(summary, name))
+        assert (values >= 0).all()
+        assert (values <= most).all(), name
+    assert (summary.variation_ratio <= 1 - 1 / classes + 1e-6).all()
+    np.testing.assert_allclose(summary.probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_samples_that_agree_have_no_mutual_information():
+    logits = np.broadcast_to(logits_of(1, (50, 10)), (16, 50, 10))
+    summary = classify(mx.array(logits))
+    assert summary.mutual_information.max() < 2e-6
+    assert not summary.variation_ratio.any()
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=str)
+def test_large_logits_do_not_overflow(dtype):
+    sure, opposed = [[1e4, -1e4, 0.0]], [[-1e4, 1e4, 0.0]]
+    summary = classify(mx.array([sure, opposed]).astype(dtype))
+    assert summary.probabilities.tolist() == [[0.5, 0.5, 0.0]]
+    assert summary.expected_entropy.item() == 0
+    for name in ("predictive_entropy", "mutual_information"):
+        assert getattr(summary, name).item() == pytest.approx(math.log(2))
+
+
+def test_classes_that_are_ruled_out():
+    logits = mx.array([[-math.inf, 0.0, 0.0], [-math.inf, 0.0, -math.inf]])
+    summary = classify(logits)
+    assert summary.probabilities.tolist() == [0.0, 0.75, 0.25]
+    assert summary.expected_entropy.item() == pytest.approx(math.log(2) / 2)
+
+
+def test_low_precision_is_summarised_in_float32():
+    logits = mx.array(logits_of(8, (6, 4))).astype(mx.bfloat16)
+    summary = classify(logits)
+    exact = classify(logits.astype(mx.float32))
+    for array, expected in zip(summary, exact, strict=True):
+        assert array.dtype == mx.float32
+        assert mx.array_equal(array, expected)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 33])
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3, 4)], ids=str)
+def test_regress_is_numpys(samples, shape):
+    means = logits_of(samples, shape)
+    variances = np.exp(logits_of(samples, shape, 0.5, seed=1))
+    alone = regress(mx.array(means))
+    assert mx.array_equal(alone.total, alone.epistemic)
+    assert not alone.aleatoric.any()
+    together = regress(mx.array(means), mx.array(variances))
+    epistemic = means.astype(np.float64).var(0)
+    aleatoric = variances.astype(np.float64).mean(0)
+    expected = Regression(means.mean(0), epistemic, aleatoric, epistemic + aleatoric)
+    for name, value in expected._asdict().items():
+        assert getattr(together, name).shape == shape
+        close = {"rtol": 3e-6, "atol": 3e-6, "err_msg": name}
+        np.testing.assert_allclose(getattr(together, name), value, **close)
+    assert mx.array_equal(alone.epistemic, together.epistemic)
+
+
+def test_total_is_the_variance_of_the_mixture():
+    """The law of total variance, against draws from the mixture that the samples are."""
+    generator = np.random.default_rng(0)
+    means, variances = generator.normal(size=5), generator.uniform(0.5, 2, size=5)
+    draws = generator.normal(means, np.sqrt(variances), size=(200_000, 5))
+    summary = regress(
+        mx.array(means.astype(np.float32)), mx.array(variances.astype(np.float32))
+    )
+    assert summary.total.item() == pytest.approx(draws.var(), rel=0.01)
+
+
+def test_a_mean_of_a_million_deviations():
+    samples = (1e6 + logits_of(10_000, (7,), 1.0)).astype(np.float32)
+    exact = samples.astype(np.float64)
+    summary = regress(mx.array(samples))
+    np.testing.assert_allclose(summary.mean, exact.mean(0), rtol=1e-7)
+    np.testing.assert_allclose(summary.epistemic, exact.var(0), rtol=5e-5)
+
+
+def test_within_transforms():
+    logits = mx.array(logits_of(6, (3, 4)))
+    eager = classify(logits)
+    compiled = mx.compile(classify)(logits)
+    mapped = mx.vmap(classify, in_axes=1)(logits)
+    for a, b, c in zip(eager, compiled, mapped, strict=True):
+        assert mx.allclose(a, b, atol=1e-6)
+        assert mx.allclose(a, c, atol=1e-6)
+    gradient = mx.grad(lambda logits: classify(logits).mutual_information.sum())(logits)
+    step = 1e-2 * gradient
+    rises = [
+        classify(logits + sign * step).mutual_information.sum().item() for sign in (1, -1)
+    ]
+    slope = (rises[0] - rises[1]) / 2
+    assert slope == pytest.approx((gradient * step).sum().item(), rel=0.02)
+    assert mx.vmap(regress, in_axes=1)(logits).mean.shape == (3, 4)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_sample_that_is_not_finite_is_named(value):
+    logits = mx.zeros((4, 5, 3))
+    logits[2, 3, 1] = value
+    message = r"Received logits that are nan, inf or all -inf in sample 2 at index 3\."
+    with pytest.raises(ValueError, match=message):
+        classify(logits)
+    message = r"Received means that are nan or inf in sample 2 at index \(3, 1\)\."
+    with pytest.raises(ValueError, match=message):
+        regress(logits)
+    message = r"Received variances that are nan or inf in sample 2 at index \(3, 1\)\."
+    with pytest.raises(ValueError, match=message):
+        regress(mx.zeros_like(logits), logits)
+    with pytest.raises(ValueError, match=r"nan or inf in sample 1\.$"):
+        regress(mx.array([0.0, value]))
+
+
+def test_a_sample_that_rules_all_classes_out():
+    logits = mx.zeros((2, 3))
+    logits[1] = -math.inf
+    with pytest.raises(ValueError, match=r"all -inf in sample 1\.$"):
+        classify(logits)
+
+
+def test_negative_variances():
+    message = r"Received variances below 0 .* in sample 1 at index 0\."
+    with pytest.raises(ValueError, match=message):
+        regress(mx.zeros((2, 3)), mx.array([[1.0, 1, 1], [-1, 1, 1]]))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1), (3, 0)], ids=str)
+def test_one_class(shape):
+    with pytest.raises(ValueError, match=r"Expected \(S, \.\.\., K\) for K >= 2") as error:
+        classify(mx.zeros(shape))
+    assert "mx.concatenate([mx.zeros_like(logits), logits], axis=-1)" in str(error.value)
+
+
+def test_the_advice_for_one_class():
+    logits = mx.array(logits_of(4, (5, 1)))
+    advised = mx.concatenate([mx.zeros_like(logits), logits], axis=-1)
+    np.testing.assert_allclose(
+        classify(advised).probabilities[:, 1:], mx.sigmoid(logits).mean(0), rtol=1e-6
+    )
+
+
+def test_no_samples():
+    for shape in ((0, 3, 2), (2,), ()):
+        with pytest.raises(ValueError, match=r"Received logits of shape .* S >= 1 samples"):
+            classify(mx.zeros(shape))
+    for shape in ((0, 3), ()):
+        with pytest.raises(ValueError, match=r"Received means of shape .* S >= 1 samples"):
+            regress(mx.zeros(shape))
+
+
+def test_what_is_no_array_of_real_numbers():
+    with pytest.raises(
+        TypeError, match=r"Received logits of type ndarray.*mx\.array\(logits\)"
+    ):
+        classify(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match=r"Received means of dtype .*complex64.*real"):
+        regress(mx.zeros((2, 3), dtype=mx.complex64))
+    with pytest.raises(
+        ValueError, match=r"Received variances of shape \(2,\) for means of shape \(2, 3\)"
+    ):
+        regress(mx.zeros((2, 3)), mx.zeros(2))
