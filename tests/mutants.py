@@ -27,6 +27,19 @@ CHECKPOINT = "nn/_checkpoint.py"
 CONVERT = "nn/_convert.py"
 CHECK_STEP = "nn/_check_step.py"
 STACK = "nn/_stack_parameters.py"
+BERNOULLI = "random/_bernoulli.py"
+BALANCED = "random/_balanced_keys.py"
+SUBNETWORKS = "nn/_subnetworks.py"
+SAMPLE = "uncertainty/_sample.py"
+PREDICT = "uncertainty/_predict.py"
+CLASSIFY = "uncertainty/_classify.py"
+REGRESS = "uncertainty/_regress.py"
+RUNNING = "uncertainty/_running.py"
+CHECKS = "uncertainty/_checks.py"
+CALIBRATION = "uncertainty/_calibration.py"
+SCORES = "uncertainty/_scores.py"
+RISK = "uncertainty/_risk_coverage.py"
+SUMS = "uncertainty/_sums.py"
 
 
 @dataclass(frozen=True)
@@ -487,6 +500,279 @@ MUTANTS = [
         "if expected != received:",
         "if False:",
         "test_stack_parameters.py::test_models_that_differ",
+    ),
+    Mutant(
+        "a balanced multiple is even",
+        BERNOULLI,
+        "(2 * order + 1) * in_order",
+        "2 * order * in_order",
+        "test_balanced_keys.py::test_every_channel_is_dropped_equally_often",
+    ),
+    Mutant(
+        "a balanced order is one of two",
+        BERNOULLI,
+        "order // 2**30",
+        "order // 2**31",
+        "test_balanced_keys.py::test_pairs_of_members",
+    ),
+    Mutant(
+        "a balanced rate is off by 1 %",
+        BERNOULLI,
+        "p * _ABOVE_ALL_BITS",
+        "p * 0.99 * _ABOVE_ALL_BITS",
+        "test_balanced_keys.py::test_each_member_alone_is_independent",
+    ),
+    Mutant(
+        "p = 1 leaves out one of 2**25 draws",
+        BERNOULLI,
+        "_ABOVE_ALL_BITS = 2.0**32 + 512",
+        "_ABOVE_ALL_BITS = 2.0**32 - 2.0**20",
+        "test_balanced_keys.py::test_rates_zero_and_one",
+    ),
+    Mutant(
+        "the four orders are no orders",
+        BALANCED,
+        "key=orders), axis=0)",
+        "key=orders), axis=1)",
+        "test_balanced_keys.py::test_places_are_four_random_orders",
+    ),
+    Mutant(
+        "all members have a key of their own",
+        BALANCED,
+        "mx.broadcast_to(shared, (n, KEY_WORDS))",
+        "mx.random.split(shared, n)",
+        "test_balanced_keys.py::test_every_channel_is_dropped_equally_often",
+    ),
+    Mutant(
+        "fold_in drops the place",
+        FOLD_IN,
+        "return with_place_of(key, _draw(salted))",
+        "return _draw(salted)",
+        "test_balanced_keys.py::test_fold_in_hands_the_place_on",
+    ),
+    Mutant(
+        "a layer forgets its place",
+        LAYER,
+        "return with_place_of(key, first), with_place_of(key, second)",
+        "return first, second",
+        "test_balanced_keys.py::test_layers_advance_and_keep_their_place",
+    ),
+    Mutant(
+        "one key for all examples ignores their rates",
+        MASK,
+        "if key.shape[0] == 1 and one_rate:",
+        "if key.shape[0] == 1:",
+        "laws/test_09_cut.py::test_one_key_for_all_examples_and_rates_of_any_shape",
+    ),
+    Mutant(
+        "a model's subnetworks are in training mode",
+        SUBNETWORKS,
+        "        model.eval()\n",
+        "",
+        "test_predict.py::test_batch_norm_is_in_eval_mode",
+    ),
+    Mutant(
+        "a model is not restored",
+        SUBNETWORKS,
+        "        before.restore()\n",
+        "        pass\n",
+        "test_predict.py::test_the_model_is_left_as_it_was",
+    ),
+    Mutant(
+        "a layer's class is not restored",
+        SNAPSHOT,
+        "                container.__class__ = kind\n",
+        "",
+        "test_predict.py::test_the_model_is_left_as_it_was",
+    ),
+    Mutant(
+        "a layer that no key reaches is ignored",
+        SUBNETWORKS,
+        "elif dropout is True:",
+        "elif False:",
+        "test_predict.py::test_a_layer_that_no_key_reaches",
+    ),
+    Mutant(
+        "a transformer checkpoints under vmap",
+        SUBNETWORKS,
+        "transformer.checkpoint = False",
+        "pass",
+        "test_predict.py::test_a_transformer_that_others_wrote",
+    ),
+    Mutant(
+        "converting draws from the global stream",
+        SUBNETWORKS,
+        "convert_layer(layer, key=mx.random.key(0))",
+        "convert_layer(layer)",
+        "test_predict.py::test_the_model_is_left_as_it_was",
+    ),
+    Mutant(
+        "chunks are evaluated all at once",
+        SAMPLE,
+        "mx.eval(parts[-1])",
+        "pass",
+        "test_sample.py::test_evaluates_chunk_by_chunk",
+    ),
+    Mutant(
+        "a sample of a model is not one subnetwork",
+        SAMPLE,
+        "chosen[:, None] if isinstance(fn, nn.Module) else chosen",
+        "chosen",
+        "test_sample.py::test_of_a_model_each_key_is_one_subnetwork",
+    ),
+    Mutant(
+        "a prediction's sample is not one subnetwork",
+        PREDICT,
+        "drawn = key[None] if consistent",
+        "drawn = key if consistent",
+        "test_predict.py::test_a_key_is_one_network",
+    ),
+    Mutant(
+        "an example's place is that in its batch",
+        PREDICT,
+        "example_keys(key, n, first_example)",
+        "example_keys(key, n)",
+        "test_predict.py::test_a_network_for_each_example",
+    ),
+    Mutant(
+        "a sample's number is that in its chunk",
+        CLASSIFY,
+        "            self._entropy.samples,\n            self._first",
+        "            0,\n            self._first",
+        "test_predict.py::test_the_sample_that_has_nan_is_named",
+    ),
+    Mutant(
+        "an example's number is that in its batch",
+        CHECKS,
+        "first_example + i for i in index[1:2]",
+        "i for i in index[1:2]",
+        "test_predict.py::test_the_sample_that_has_nan_is_named",
+    ),
+    Mutant(
+        "large logits overflow",
+        CLASSIFY,
+        "logits - logits.max(-1, keepdims=True)",
+        "logits",
+        "test_summaries.py::test_large_logits_do_not_overflow",
+    ),
+    Mutant(
+        "0 * log(0) is nan",
+        CLASSIFY,
+        "mx.where(probabilities > 0, probabilities * logarithms, 0)",
+        "probabilities * logarithms",
+        "test_summaries.py::test_classes_that_are_ruled_out",
+    ),
+    Mutant(
+        "a mutual information may be negative",
+        CLASSIFY,
+        "mx.maximum(predictive_entropy - expected_entropy, 0)",
+        "predictive_entropy - expected_entropy",
+        "test_summaries.py::test_bounds",
+    ),
+    Mutant(
+        "the votes are of the largest mean",
+        CLASSIFY,
+        "self._votes.max(-1)",
+        "mx.take_along_axis(self._votes, probabilities.argmax(-1, keepdims=True), -1).squeeze(-1)",
+        "test_summaries.py::test_classify_is_scipys",
+    ),
+    Mutant(
+        "chunks weigh the same",
+        RUNNING,
+        "(mean - self.mean) * (samples / self.samples)",
+        "(mean - self.mean) * 0.5",
+        "test_predict.py::test_any_cut_of_a_classification",
+    ),
+    Mutant(
+        "a variance loses its digits",
+        RUNNING,
+        "self._first = samples[0] + 0",
+        "self._first = samples[0] * 0",
+        "test_summaries.py::test_a_mean_of_a_million_deviations",
+    ),
+    Mutant(
+        "chunks' means do not differ",
+        RUNNING,
+        "(share * (1 - share)) if before else 0",
+        "0",
+        "test_predict.py::test_any_cut_of_a_regression",
+    ),
+    Mutant(
+        "aleatoric is left out of the total",
+        REGRESS,
+        "epistemic + aleatoric)",
+        "epistemic)",
+        "test_summaries.py::test_regress_is_numpys",
+    ),
+    Mutant(
+        "negative variances pass",
+        REGRESS,
+        "            variances < 0,\n",
+        "            variances < -2,\n",
+        "test_summaries.py::test_negative_variances",
+    ),
+    Mutant(
+        "a label of K passes",
+        CHECKS,
+        "labels >= classes",
+        "labels > classes",
+        "test_calibration.py::test_a_label_that_is_out_of_range",
+    ),
+    Mutant(
+        "probabilities need not add up to 1",
+        CHECKS,
+        "mx.abs(probabilities.sum(-1) - 1) < 1e-2",
+        "probabilities.sum(-1) < 9",
+        "test_calibration.py::test_what_is_no_probability",
+    ),
+    Mutant(
+        "a confidence between two bins is in the upper",
+        CALIBRATION,
+        "confidence > edge / bins",
+        "confidence >= edge / bins",
+        "test_calibration.py::test_a_confidence_between_two_bins_is_in_the_lower_one",
+    ),
+    Mutant(
+        "the gaps cancel",
+        CALIBRATION,
+        "mx.abs(confidence - right).sum()",
+        "mx.abs((confidence - right).sum())",
+        "test_calibration.py::test_reliability_curve_is_scikit_learns",
+    ),
+    Mutant(
+        "the Brier score is a mean over classes",
+        SCORES,
+        "** 2).sum(-1)",
+        "** 2).mean(-1)",
+        "test_calibration.py::test_scores_are_scikit_learns",
+    ),
+    Mutant(
+        "the likelihood is in bits",
+        SCORES,
+        "-mx.log(given",
+        "-mx.log2(given",
+        "test_calibration.py::test_scores_are_scikit_learns",
+    ),
+    Mutant(
+        "equally uncertain ones come as they come",
+        RISK,
+        "(total_before + risen * (accepted - before)) / accepted",
+        "total / accepted",
+        "test_calibration.py::test_risk_against_coverage",
+    ),
+    Mutant(
+        "the most uncertain come first",
+        RISK,
+        "mx.argsort(uncertainty.flatten())",
+        "mx.argsort(-uncertainty.flatten())",
+        "test_calibration.py::test_risk_of_right_and_wrong_guesses",
+    ),
+    Mutant(
+        "many are added one after another",
+        SUMS,
+        "while len(values) > _BLOCK:",
+        "while len(values) > 10**9:",
+        "test_calibration.py::test_sums_of_many",
     ),
 ]
 

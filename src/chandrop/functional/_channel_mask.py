@@ -29,14 +29,17 @@ def channel_mask(
             last bit. Its values are not checked, since that would evaluate it: nan gives
             nan, and what lies outside ``[0, 1]`` acts as clipped.
         key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for a `shape` that begins with
-            ``B``, which masks example ``i`` by key ``i`` alone.
+            ``B``, which masks example ``i`` by key ``i`` alone; or ``(1, 2)``, one key that
+            masks all examples alike. One of :func:`chandrop.random.balanced_keys` has 6
+            words in place of 2.
         spatial_axes: the axes of `shape` along which the mask is one value: an int or a
             sequence of ints, negative ones counted from the last. A batch of keys needs
             axis 0 not to be among them.
         dtype: a floating-point or complex dtype. A scale past its range is inf.
 
     Returns:
-        The mask: `shape` with 1 at the spatial axes, of dtype `dtype`.
+        The mask: `shape` with 1 at the spatial axes, and at axis 0 if the key is for all
+        examples, of dtype `dtype`.
 
     Raises:
         TypeError: `p` is neither a real number nor an ``mx.array``; `key` is not a

@@ -26,8 +26,10 @@ def dropout_channels(
             nan, and what lies outside ``[0, 1]`` acts as clipped.
         key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for an `x` whose axis 0 has
             length ``B``, so that example ``i`` is masked by key ``i`` alone, however the
-            batch is cut. Two layers of one shape with one key drop the same channels:
-            give each its own, as ``chandrop.random.fold_in(key, i)``.
+            batch is cut; or ``(1, 2)``, one key that masks all examples alike. One of
+            :func:`chandrop.random.balanced_keys` has 6 words in place of 2. Two layers of
+            one shape with one key drop the same channels: give each its own, as
+            ``chandrop.random.fold_in(key, i)``.
         spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
             ones counted from the last. A batch of keys needs axis 0 not to be among them.
 

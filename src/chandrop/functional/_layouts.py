@@ -13,7 +13,8 @@ def dropout(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
         x: an array of any shape, of a floating-point or complex dtype.
         p: the probability of dropping an element: a number in ``[0, 1]``, or an array that
             broadcasts to the shape of `x`.
-        key: a key ``(2,)``; or one for each index of axis 0, ``(B, 2)``.
+        key: a key ``(2,)``; or one for each index of axis 0, ``(B, 2)``; or one for all of
+            them alike, ``(1, 2)``.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, ())``.
@@ -41,7 +42,8 @@ def dropout1d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
         x: ``NLC`` or ``LC``, of a floating-point or complex dtype.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, C)``, such as ``(C,)``.
-        key: a key ``(2,)``; or for ``NLC`` one for each example, ``(N, 2)``.
+        key: a key ``(2,)``; or for ``NLC`` one for each example, ``(N, 2)``, or one for
+            all of them alike, ``(1, 2)``.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, (-2,))``.
@@ -71,7 +73,8 @@ def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
             ``dropout_channels(x, p, key, (2, 3))``.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``.
-        key: a key ``(2,)``; or for ``NHWC`` one for each example, ``(N, 2)``.
+        key: a key ``(2,)``; or for ``NHWC`` one for each example, ``(N, 2)``, or one for
+            all of them alike, ``(1, 2)``.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, (-3, -2))``.
@@ -100,7 +103,8 @@ def dropout3d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
         x: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``.
-        key: a key ``(2,)``; or for ``NDHWC`` one for each example, ``(N, 2)``.
+        key: a key ``(2,)``; or for ``NDHWC`` one for each example, ``(N, 2)``, or one for
+            all of them alike, ``(1, 2)``.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, (-4, -3, -2))``.

@@ -39,8 +39,9 @@ def functional_call(
             gives it, or a part of one; the rest is the model's own.
         *args: what the model is called with.
         key: what the masks depend on: one key ``(2,)``, or one for each example ``(B, 2)``,
-            as :func:`chandrop.random.example_keys` gives. Each layer derives its own from
-            it by its path, as :func:`rekey` does.
+            as :func:`chandrop.random.example_keys` gives, or one for all examples alike
+            ``(1, 2)``, which is one network for the whole batch: ``key[None]``. Each layer
+            derives its own from it by its path, as :func:`rekey` does.
         dropout: which of chandrop's layers drop: all (``True``), none (``False``), those
             for which ``dropout(path, layer)`` is true, or each by its own mode (``None``).
             No other layer's mode changes: ``BatchNorm`` stays in eval mode.

@@ -41,8 +41,9 @@ class KeyedLayer(nn.Module):
 
         Args:
             x: the input.
-            key: what to draw with: one key ``(2,)``, or one for each example ``(B, 2)``;
-                the layer's own then stays as it is. Default: the layer splits its own key,
+            key: what to draw with: one key ``(2,)``, or one for each example ``(B, 2)``, or
+                one for all examples alike ``(1, 2)``; the layer's own then stays as it is.
+                Default: the layer splits its own key,
                 draws with one half and keeps the other.
         """
         path = path_in_the_call(self) if self.training and key is None else None

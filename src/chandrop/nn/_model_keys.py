@@ -24,7 +24,8 @@ def rekey(model: nn.Module, key: mx.array) -> None:
             lists, dicts and other modules. One layer at several places has one key, under
             the smallest of its paths.
         key: a key ``(2,)``; or a batch of keys ``(B, 2)``, such as
-            :func:`chandrop.random.example_keys` gives, for inputs of ``B`` examples.
+            :func:`chandrop.random.example_keys` gives, for inputs of ``B`` examples; or
+            ``(1, 2)``, one for all examples alike.
 
     Raises:
         TypeError: `model` is not a module, or `key` is not a ``uint32`` array.
