@@ -98,7 +98,7 @@ def _draw(
     if key.ndim == 1:
         return bernoulli(keep_probability, (1, *mask_shape), key)
     # MLX divides by the number of keys.
-    if mask_shape[0] == 0 or key.shape[0] == 0:
+    if mask_shape[0] == 0:
         return mx.zeros((1, *mask_shape), dtype=mx.bool_)
     one_rate = keep_probability.ndim < len(mask_shape) or keep_probability.shape[0] == 1
     if key.shape[0] == 1 and one_rate:

@@ -33,7 +33,7 @@ def subnetworks(
     try:
         model.eval()
         for transformer in layers_by_path(model, CHECKPOINTING).values():
-            # It would change nothing here, and mx.vmap cannot pass mx.checkpoint.
+            # It would change nothing here, but hide the keys from mx.vmap.
             transformer.checkpoint = False
         for path, layer in layers_by_path(model, MLX_DROPOUTS).items():
             if is_convertible(layer):
