@@ -29,8 +29,8 @@ def reliability_curve(
             confidence between two bins is in the lower one.
 
     Returns:
-        A named tuple of float32 arrays ``(bins,)``: the mean ``confidence``, the
-        ``accuracy``, and how many ``examples`` there are. The first two are nan in a bin
+        A named tuple of arrays ``(bins,)``: the mean ``confidence`` and the ``accuracy``,
+        float32, and how many ``examples`` there are, int32. The first two are nan in a bin
         that is empty, which plots leave out.
 
     Raises:
@@ -44,13 +44,13 @@ def reliability_curve(
         >>> probabilities = mx.array([[0.75, 0.25], [0.75, 0.25], [0.0, 1.0]])
         >>> curve = reliability_curve(probabilities, mx.array([0, 1, 1]), bins=2)
         >>> [round(array[1].item(), 3) for array in curve]
-        [0.833, 0.667, 3.0]
+        [0.833, 0.667, 3]
 
     Source: DeGroot and Fienberg, "The comparison and evaluation of forecasters", The
     Statistician 32, 1983.
     """
     confidence, right, examples = _sums_in_bins(probabilities, labels, bins)
-    return Reliability(confidence / examples, right / examples, examples)
+    return Reliability(confidence / examples, right / examples, examples.astype(mx.int32))
 
 
 def expected_calibration_error(
@@ -66,7 +66,7 @@ def expected_calibration_error(
     Returns:
         One float32 number, of shape ``()``, from 0 to 1: the gaps' absolute values in the
         bins, weighted by their numbers of examples. With few examples it is too large, so
-        compare only what was predicted for the same ones.
+        compare only what was predicted for the same ones, with the same bins.
 
     Raises:
         TypeError: see :func:`reliability_curve`.

@@ -14,7 +14,7 @@ def refuse_where(wrong: mx.array, message: Callable[[tuple[int, ...]], str]) -> 
         return
     if found:
         place: Any = mx.argmax(wrong.flatten()).item()
-        raise ValueError(message(_index(place, wrong.shape)))
+        raise ValueError(message(unraveled(place, wrong.shape)))
 
 
 def check_array(array: Any, name: str) -> None:
@@ -36,26 +36,6 @@ def check_samples(samples: Any, name: str, expected: str, least_ndim: int) -> No
             f"Received {name} of shape {samples.shape}. Expected {expected} for S >= 1 "
             "samples."
         )
-
-
-def refuse_samples_where(
-    wrong: mx.array, what: str, first_sample: int, first_example: int
-) -> None:
-    """Raises if any of `wrong`, ``(S, ...)``, is true, and names the sample and where.
-
-    Args:
-        wrong: what is looked at.
-        what: what is wrong there.
-        first_sample: the number of the first sample along axis 0.
-        first_example: the number of the first example along axis 1.
-    """
-    refuse_where(
-        wrong,
-        lambda index: (
-            f"Received {what} in sample {first_sample + index[0]}"
-            f"{at((*(first_example + i for i in index[1:2]), *index[2:]))}."
-        ),
-    )
 
 
 def check_labelled(probabilities: Any, labels: Any) -> None:
@@ -104,7 +84,7 @@ def at(index: tuple[int, ...]) -> str:
     return f" at index {index[0] if len(index) == 1 else index}" if index else ""
 
 
-def _index(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def unraveled(place: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Gives the index of what is at `place` of a flattened array of this shape."""
     index = []
     for length in reversed(shape):

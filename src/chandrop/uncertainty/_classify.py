@@ -1,8 +1,9 @@
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import check_samples, refuse_samples_where
+from chandrop.uncertainty._checks import at, check_samples, refuse_where
 from chandrop.uncertainty._running import RunningMean
 
 
@@ -22,7 +23,8 @@ def classify(logits: mx.array) -> Classification:
     Args:
         logits: ``(S, ..., K)``: for each of ``S`` samples, such as the subnetworks that
             keys choose, the logits of ``K`` classes. They may be as large as the dtype
-            allows, and ``-inf`` is a class that is ruled out.
+            allows, and ``-inf`` is a class that is ruled out. One sample is
+            ``logits[None]``, such as that of the whole network, with dropout off.
 
     Returns:
         A named tuple of float32 arrays. Entropies are in nats, from 0 to ``log(K)``;
@@ -60,6 +62,7 @@ def classify(logits: mx.array) -> Classification:
     classification and preference learning", 2011; variation ratio: Gal, "Uncertainty in
     deep learning", 2016, section 3.3.1.
     """
+    RunningClassification.check(logits)
     running = RunningClassification()
     running.add(logits)
     return running.result()
@@ -68,14 +71,18 @@ def classify(logits: mx.array) -> Classification:
 class RunningClassification:
     """Summarises samples in one pass: it holds means and votes, never the samples."""
 
-    def __init__(self, first_example: int = 0) -> None:
-        self._first_example = first_example
+    # The last axes of a sample that belong to one prediction: its classes.
+    own_axes = 1
+
+    def __init__(self, name: Callable[[tuple[int, ...]], str] = at) -> None:
+        self._name = name
         self._probabilities = RunningMean()
         self._entropy = RunningMean()
         self._votes: Any = 0
 
-    def add(self, logits: Any) -> None:
-        """Takes samples ``(S, ..., K)`` in."""
+    @staticmethod
+    def check(logits: Any) -> None:
+        """Raises unless these are samples ``(S, ..., K)`` of at least two classes."""
         check_samples(logits, "logits", "(S, ..., K)", least_ndim=2)
         classes = logits.shape[-1]
         if classes < 2:
@@ -84,23 +91,27 @@ class RunningClassification:
                 "(S, ..., K) for K >= 2 classes. Logits of one class against the rest "
                 "become two by mx.concatenate([mx.zeros_like(logits), logits], axis=-1)."
             )
+
+    def add(self, logits: mx.array) -> None:
+        """Takes samples in that :meth:`check` has let pass."""
         logits = logits.astype(mx.float32)
         # The logarithms of softmax up to a constant, the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
         weights = mx.exp(logarithms)
         normalizer = weights.sum(-1, keepdims=True)
-        refuse_samples_where(
+        refuse_where(
             ~mx.isfinite(normalizer.squeeze(-1)),
-            "logits that are nan, inf or all -inf",
-            self._entropy.samples,
-            self._first_example,
+            lambda index: (
+                "Received logits that are nan, inf or all -inf in sample "
+                f"{self._entropy.samples + index[0]}{self._name(index[1:])}."
+            ),
         )
         probabilities = weights / normalizer
         self._probabilities.add(probabilities)
         log_normalizer = mx.log(normalizer.squeeze(-1))
         self._entropy.add(log_normalizer + _entropy(probabilities, logarithms))
         winners = mx.argmax(logits, axis=-1, keepdims=True)
-        self._votes += (winners == mx.arange(classes)).sum(0)
+        self._votes += (winners == mx.arange(logits.shape[-1])).sum(0)
 
     def arrays(self) -> list[mx.array]:
         """Gives what is held."""

@@ -4,6 +4,7 @@ from typing import Any, Literal, overload
 import mlx.core as mx
 
 from chandrop.random import example_keys
+from chandrop.uncertainty._blockwise_summary import BlockwiseSummary
 from chandrop.uncertainty._classify import Classification, RunningClassification
 from chandrop.uncertainty._over_keys import (
     Dropout,
@@ -63,7 +64,7 @@ def predict(
     progress: bool = False,
     consistent: bool = True,
     dropout: Dropout = None,
-) -> Classification | Regression:
+) -> Any:
     """Predicts with a network's subnetworks, and says how uncertain each prediction is.
 
     A key means one subnetwork: each sample is the same network for every example, however
@@ -138,16 +139,13 @@ def predict(
         progress_bar(len(starts) * len(keys), progress) as advance,
     ):
         for start in starts:
-            running = _RUNNING[task](first_example=start)
+            batch = x[start : start + size]
+            summary = BlockwiseSummary(_RUNNING[task], first_example=start)
             for chosen in chunks:
-                batch = x[start : start + size]
-                running.add(_outputs(function, chosen, batch, start, consistent))
-                mx.eval(running.arrays())
+                summary.add(_outputs(function, chosen, batch, start, consistent))
                 advance(len(chosen))
-            results.append(running.result())
-            mx.eval(results[-1])
-    summary: Classification | Regression = joined(results)
-    return summary
+            results.append(summary.result())
+    return joined(results)
 
 
 def _outputs(

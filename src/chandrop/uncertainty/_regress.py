@@ -1,8 +1,9 @@
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import check_array, check_samples, refuse_samples_where
+from chandrop.uncertainty._checks import at, check_array, check_samples, refuse_where
 from chandrop.uncertainty._running import RunningMean, RunningVariance
 
 
@@ -50,53 +51,77 @@ def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
     Source: Kendall and Gal, "What uncertainties do we need in Bayesian deep learning for
     computer vision?", NeurIPS 2017, equation 9.
     """
+    outputs = means if variances is None else (means, variances)
+    RunningRegression.check(outputs)
     running = RunningRegression()
-    running.add(means if variances is None else (means, variances))
+    running.add(outputs)
     return running.result()
 
 
 class RunningRegression:
     """Summarises samples in one pass: it holds means and variances, never the samples."""
 
-    def __init__(self, first_example: int = 0) -> None:
-        self._first_example = first_example
+    # The last axes of a sample that belong to one prediction: none.
+    own_axes = 0
+
+    def __init__(self, name: Callable[[tuple[int, ...]], str] = at) -> None:
+        self._name = name
         self._means = RunningVariance()
         self._variances = RunningMean()
 
-    def add(self, outputs: Any) -> None:
-        """Takes samples in: means ``(S, ...)``, or a pair of means and variances."""
-        means, variances = (
-            outputs if isinstance(outputs, (tuple, list)) else (outputs, None)
-        )
+    @staticmethod
+    def check(outputs: Any) -> None:
+        """Raises unless these are means ``(S, ...)``, or a pair of means and variances."""
+        means, variances = _pair(outputs)
         check_samples(means, "means", "(S, ...)", least_ndim=1)
-        self._refuse_where(~mx.isfinite(means), "means that are nan or inf")
-        if variances is not None:
-            self._add_variances(variances, means.shape)
-        self._means.add(means.astype(mx.float32))
-
-    def _add_variances(self, variances: Any, shape: tuple[int, ...]) -> None:
+        if variances is None:
+            return
         check_array(variances, "variances")
-        if variances.shape != shape:
+        if variances.shape != means.shape:
             raise ValueError(
                 f"Received variances of shape {variances.shape} for means of shape "
-                f"{shape}. Expected the same."
+                f"{means.shape}. Expected the same."
             )
-        self._refuse_where(~mx.isfinite(variances), "variances that are nan or inf")
-        self._refuse_where(
-            variances < 0,
-            "variances below 0 (the logarithms of variances need mx.exp)",
-        )
-        self._variances.add(variances.astype(mx.float32))
 
-    def _refuse_where(self, wrong: mx.array, what: str) -> None:
-        refuse_samples_where(wrong, what, self._means.samples, self._first_example)
+    def add(self, outputs: Any) -> None:
+        """Takes samples in that :meth:`check` has let pass."""
+        means, variances = _pair(outputs)
+        self._refuse_where(~mx.isfinite(means), "means that are nan or inf")
+        if variances is not None:
+            self._refuse_where(~mx.isfinite(variances), "variances that are nan or inf")
+            self._refuse_where(
+                variances < 0,
+                "variances below 0 (the logarithms of variances need mx.exp)",
+            )
+            self._variances.add(variances.astype(mx.float32))
+        self._means.add(means.astype(mx.float32))
 
-    def arrays(self) -> list[mx.array]:
+    def arrays(self) -> list[Any]:
         """Gives what is held."""
-        return [*self._means.arrays(), mx.array(self._variances.mean)]
+        return [*self._means.arrays(), self._variances.mean]
 
     def result(self) -> Regression:
         """Gives the summary of all samples."""
         epistemic = self._means.variance
-        aleatoric = self._variances.mean + mx.zeros_like(epistemic)
+        aleatoric = mx.broadcast_to(self._variances.mean, epistemic.shape)
         return Regression(self._means.mean, epistemic, aleatoric, epistemic + aleatoric)
+
+    def _refuse_where(self, wrong: mx.array, what: str) -> None:
+        refuse_where(
+            wrong,
+            lambda index: (
+                f"Received {what} in sample {self._means.samples + index[0]}"
+                f"{self._name(index[1:])}."
+            ),
+        )
+
+
+def _pair(outputs: Any) -> tuple[Any, Any]:
+    if not isinstance(outputs, (tuple, list)):
+        return outputs, None
+    if len(outputs) != 2:
+        raise ValueError(
+            f"Received {len(outputs)} outputs. Expected means, or a pair of means and "
+            "variances."
+        )
+    return outputs[0], outputs[1]

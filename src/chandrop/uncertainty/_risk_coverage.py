@@ -21,8 +21,8 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
     """Says how many errors are left if only the least uncertain predictions are accepted.
 
     Args:
-        errors: what each prediction costs, of any shape: ``guesses != labels``, a squared
-            error, ...
+        errors: what each prediction costs, of any shape: a squared error, or
+            ``probabilities.argmax(-1) != labels``.
         uncertainty: of the same shape: ``mutual_information``, ``total``, ...
 
     Returns:
@@ -31,7 +31,8 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
 
         * ``coverage``: the share that is accepted, from ``1/N`` to 1.
         * ``risk``: the mean error of what is accepted. Where some are equally uncertain it
-          is that of accepting them in random order. The last is the mean of all.
+          is that of accepting them in random order. The last is the mean of all;
+          ``risk.mean()`` is the area under the curve (AURC).
         * ``threshold``: the uncertainty of the last that is accepted.
 
     Raises:
