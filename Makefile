@@ -8,15 +8,16 @@ VENV = .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 
-.PHONY: help demo test lint peers mutants bench test-oldest reference clean
+.PHONY: help demo brain test lint peers mutants bench test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png"
+	@echo "make brain        learn from a scan of the brain and draw brain_mri.png"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras and mlx-image"
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
-	@echo "make bench        measure against all of them, and whole models (about 30 minutes)"
+	@echo "make bench        measure against all of them, and whole models (about 40 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -41,6 +42,9 @@ $(VENV)/peers: $(VENV)/test pyproject.toml
 demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py --output digits.png
 
+brain: $(VENV)/examples
+	$(BIN)/python examples/brain_mri.py --output brain_mri.png
+
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
@@ -59,6 +63,7 @@ bench: $(VENV)/peers $(VENV)/examples
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/uncertainty.py
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py

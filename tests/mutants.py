@@ -518,16 +518,9 @@ MUTANTS = [
     Mutant(
         "a balanced rate is off by 1 %",
         BERNOULLI,
-        "p * _ABOVE_ALL_BITS",
-        "p * 0.99 * _ABOVE_ALL_BITS",
+        "< p * 2**24",
+        "< p * 0.99 * 2**24",
         "test_balanced_keys.py::test_each_member_alone_is_independent",
-    ),
-    Mutant(
-        "p = 1 leaves out one of 2**25 draws",
-        BERNOULLI,
-        "_ABOVE_ALL_BITS = 2.0**32 + 512",
-        "_ABOVE_ALL_BITS = 2.0**32 - 2.0**20",
-        "test_balanced_keys.py::test_rates_zero_and_one",
     ),
     Mutant(
         "the four orders are no orders",
@@ -658,8 +651,8 @@ MUTANTS = [
     Mutant(
         "0 * log(0) is nan",
         CLASSIFY,
-        "mx.where(probabilities > 0, probabilities * logarithms, 0)",
-        "probabilities * logarithms",
+        "mx.where(probabilities > 0, logarithms, 0)",
+        "logarithms",
         "test_summaries.py::test_classes_that_are_ruled_out",
     ),
     Mutant(
@@ -693,7 +686,7 @@ MUTANTS = [
     Mutant(
         "chunks' means do not differ",
         RUNNING,
-        "(share * (1 - share)) if before else 0",
+        "(share * (1 - share))",
         "0",
         "test_predict.py::test_any_cut_of_a_regression",
     ),
@@ -728,8 +721,8 @@ MUTANTS = [
     Mutant(
         "a confidence between two bins is in the upper",
         CALIBRATION,
-        "confidence > edge / bins",
-        "confidence >= edge / bins",
+        "> mx.arange(1, bins) / bins",
+        ">= mx.arange(1, bins) / bins",
         "test_calibration.py::test_a_confidence_between_two_bins_is_in_the_lower_one",
     ),
     Mutant(
@@ -756,8 +749,8 @@ MUTANTS = [
     Mutant(
         "equally uncertain ones come as they come",
         RISK,
-        "(total_before + risen * (accepted - before)) / accepted",
-        "total / accepted",
+        "_last_equal(threshold) + 1",
+        "mx.arange(threshold.size) + 1",
         "test_calibration.py::test_risk_against_coverage",
     ),
     Mutant(

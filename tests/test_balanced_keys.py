@@ -51,6 +51,20 @@ def test_every_channel_is_dropped_equally_often(n, p, key):
     assert len(counts) == (1 if (p * n).is_integer() else 2)
 
 
+def test_rounding_leaves_counts_even(key):
+    for p in (0.25, 0.3):
+        check_even(drops(balanced_keys(key, 64), p, channels=500_000), p)
+
+
+def test_layers_and_steps_are_independent(key):
+    """Of what one member drops in one layer or step, it drops p in another."""
+    member = balanced_keys(key, 8)[3]
+    others = [fold_in(fold_in(member, layer), step) for layer in (0, 1) for step in (0, 1)]
+    masks = np.array([channel_mask((100_000,), 0.5, other, ()) for other in others]) > 0
+    for first, second in combinations(masks, 2):
+        assert abs((first == second).mean() - 0.5) < 0.01
+
+
 def test_rates_zero_and_one(key):
     keys = balanced_keys(key, 8)
     for p in (0, 1, mx.array(0.0), mx.array(1.0)):
@@ -140,6 +154,10 @@ def test_layers_advance_and_keep_their_place(key):
         seen.append(np.array([layer(mx.ones((2, 1, 1, 64))) == 0 for layer in layers]))
         check_even(seen[-1], 0.25)
     assert (seen[0] != seen[1]).any()
+    for layer, member in zip(layers, keys, strict=True):
+        rekey(layer, example_keys(member, 2))
+    for _ in range(2):
+        check_even(np.array([layer(mx.ones((2, 1, 1, 64))) == 0 for layer in layers]), 0.25)
     saved = get_keys(layers[3])
     again = layers[3](mx.ones((2, 1, 1, 64)))
     set_keys(layers[3], saved)
@@ -200,11 +218,12 @@ def test_pairs_of_members(false_alarms, key):
     assert np.mean([test.rate for test in tests]) < p**2
 
 
-@pytest.mark.parametrize("n", [0, -1, 3, 6, 12, 2**21])
-def test_numbers_of_members_that_are_no_powers_of_two(n, key):
-    with pytest.raises(
-        ValueError, match=rf"Received n = {n} members\. Expected a power of two"
-    ):
+@pytest.mark.parametrize(
+    ("n", "near"), [(0, 1), (-1, 1), (3, 4), (6, 8), (12, 16), (2**21, 2**20)]
+)
+def test_numbers_of_members_that_are_no_powers_of_two(n, near, key):
+    message = rf"Received n = {n} members\. Expected a power of two .*such as {near};"
+    with pytest.raises(ValueError, match=message):
         balanced_keys(key, n)
 
 

@@ -1,7 +1,6 @@
 """Calibration and scores against scikit-learn and NumPy in float64."""
 
 import math
-from itertools import permutations
 
 import mlx.core as mx
 import numpy as np
@@ -111,8 +110,8 @@ def test_shape_does_not_matter(score):
 @each
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_low_precision(score, dtype):
-    probabilities, labels = in_mlx(*labelled())
-    close = score(probabilities.astype(dtype), labels)
+    probabilities, labels = in_mlx(*labelled((200, 100)))
+    close = score(mx.softmax(mx.log(probabilities).astype(dtype), axis=-1), labels)
     value = close[0] if isinstance(close, tuple) else close
     assert value.dtype == mx.float32
 
@@ -134,27 +133,19 @@ def test_within_transforms():
         assert mx.allclose(a, b, rtol=1e-6)
 
 
-def risks(errors, uncertainty):
-    """The risks, averaged over all orders in which equally uncertain ones can come."""
-    curves = []
-    for order in permutations(range(len(errors))):
-        if all(np.diff(uncertainty[list(order)]) >= 0):
-            curves.append(np.cumsum(errors[list(order)]) / np.arange(1, len(errors) + 1))
-    return np.mean(curves, axis=0)
-
-
 @given(
     st.lists(
-        st.tuples(st.floats(-3, 3, width=16), st.integers(0, 2)), min_size=1, max_size=6
+        st.tuples(st.floats(-3, 3, width=16), st.integers(0, 2)), min_size=1, max_size=9
     )
 )
 def test_risk_against_coverage(examples):
     errors, uncertainty = np.array(examples, dtype=np.float32).T
     curve = risk_coverage_curve(*in_mlx(errors, uncertainty))
-    n = len(examples)
-    np.testing.assert_allclose(curve.coverage, np.arange(1, n + 1) / n, rtol=1e-6)
-    np.testing.assert_allclose(curve.risk, risks(errors, uncertainty), atol=1e-5)
     np.testing.assert_array_equal(curve.threshold, np.sort(uncertainty))
+    for coverage, risk, threshold in zip(*map(np.array, curve), strict=True):
+        accepted = uncertainty <= threshold
+        assert coverage == pytest.approx(accepted.mean())
+        assert risk == pytest.approx(errors[accepted].mean(), abs=1e-5)
 
 
 def test_risk_of_right_and_wrong_guesses():
@@ -168,7 +159,7 @@ def test_risk_of_right_and_wrong_guesses():
     np.testing.assert_allclose(useless.risk, wrong.mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("n", [1, 255, 256, 257, 70_000, 3_000_000])
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 1024, 1025, 70_000, 3_000_000])
 def test_sums_of_many(n):
     """One after another, in float32, these would be some percent off."""
     values = mx.full((n,), 0.1)

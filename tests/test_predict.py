@@ -86,18 +86,14 @@ def test_any_cut_of_a_regression(batch_size, chunk, pair, keys, x):
 @each_batch
 def test_a_key_is_one_network(make_keys, batch_size, key):
     """Equal examples get equal masks, of channels and of elements, in any batch."""
-    drawn = []
 
     def network(key, x):
-        y = dropout2d(x, 0.5, fold_in(key, 0)) * dropout(x, 0.5, fold_in(key, 1))
-        drawn.append(None)
-        return y
+        return dropout2d(x, 0.5, fold_in(key, 0)) * dropout(x, 0.5, fold_in(key, 1))
 
     x = mx.ones((7, 2, 2, 16))
     summary = predict(
         network, make_keys(key, 8), x, "regression", batch_size=batch_size, chunk=3
     )
-    assert drawn
     for array in summary:
         assert_same(array, mx.broadcast_to(array[:1], array.shape))
     assert summary.epistemic.max() > 0
@@ -147,6 +143,79 @@ def test_chosen_layers(model, keys, x):
     off = predict(model, keys, x, dropout=False)
     assert off.mutual_information.max() < 1e-5
     assert mx.allclose(off.probabilities, mx.softmax(model(x), axis=-1), atol=1e-6)
+
+
+class InTraining(nn.Module):
+    """Drops behind a guard that people write, or in a function that is compiled before."""
+
+    def __init__(self, compiled):
+        super().__init__()
+        self.dropout, self.head = nn.Dropout(0.5), nn.Linear(2, 3)
+        self._call = mx.compile(self._drop) if compiled else self._guarded
+
+    def _drop(self, x):
+        return self.head(self.dropout(x))
+
+    def _guarded(self, x):
+        return self._drop(x) if self.training else self.head(x)
+
+    def __call__(self, x):
+        return self._call(x)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_whose_dropout_is_not_called(compiled, keys, compiles):
+    model = InTraining(compiled)
+    model.eval()
+    model(mx.ones((4, 2)))
+    with pytest.raises(ValueError, match=r'no dropout layer drew with it: "dropout"'):
+        predict(model, keys, mx.ones((4, 2)), chunk=1)
+
+
+def test_a_model_whose_rates_are_zero(keys):
+    encoder = nn.TransformerEncoder(1, 8, 2)
+    with pytest.raises(ValueError, match=r"dropout layers have p = 0.*dropout1"):
+        sample(encoder, keys, mx.ones((2, 3, 8)), None)
+    model = nn.Sequential(nn.Dropout(0.0), nn.Dropout(0.5))
+    for chosen in (True, lambda path, layer: path == "layers.1"):
+        assert sample(model, keys, mx.ones((2, 3)), dropout=chosen).shape == (6, 2, 3)
+    with pytest.raises(ValueError, match=r'dropout layers have p = 0: "layers\.0"'):
+        sample(model, keys, mx.ones(2), dropout=lambda path, layer: path == "layers.0")
+
+
+def test_a_model_that_cannot_be_vmapped(keys):
+    model = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.5), nn.Linear(64, 3))
+    nn.quantize(model, 32, 4, class_predicate=lambda path, _: path == "layers.0")
+    x = normal((5, 64))
+    one_by_one = predict(model, keys, x, chunk=1)
+    assert one_by_one.mutual_information.min() > 0
+    assert_close(one_by_one, classify(sample(model, keys, x, chunk=1)))
+
+
+def test_batch_norm_in_a_tuple_is_in_eval_mode(keys):
+    model = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5))
+    model.hidden = (nn.BatchNorm(8),)
+    model.layers.append(lambda x: model.hidden[0](x))
+    x = normal((6, 2))
+    few, all_of_them = (predict(model, keys, x[:n], "regression") for n in (2, 6))
+    assert_close(few, type(few)(*(array[:2] for array in all_of_them)))
+    assert model.hidden[0].training
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16], ids=str)
+def test_models_of_low_precision(dtype, model, keys, x):
+    exact = predict(model, keys, x)
+    model.set_dtype(dtype)
+    low = predict(model, keys, x.astype(dtype))
+    assert low.probabilities.dtype == mx.float32
+    assert mx.allclose(low.probabilities, exact.probabilities, atol=0.02)
+
+
+def test_token_numbers(keys):
+    model = nn.Sequential(nn.Embedding(20, 8), nn.Dropout(0.3), nn.Linear(8, 3))
+    tokens = mx.arange(12).reshape(3, 4)
+    summary = predict(model, keys, tokens, batch_size=2)
+    assert summary.probabilities.shape == (3, 4, 3)
 
 
 def test_no_layer_is_chosen(model, keys, x):
@@ -223,14 +292,16 @@ def test_ten_thousand_samples_of_a_classification():
 
 
 @pytest.mark.parametrize("samples", [4, 64])
-def test_memory_does_not_grow_with_samples(samples, key):
-    """Of 2^16 pixels; 4 outputs and a chunk, as benchmarks/uncertainty.py measures them."""
-    weights = normal((8, 3))
-    x = normal((1, 256, 256, 8))
+@pytest.mark.parametrize("task", ["classification", "regression", "pair"])
+def test_memory_does_not_grow_with_samples(task, samples, key):
+    """Of 2^18 pixels; 4 outputs and a chunk, as benchmarks/uncertainty.py measures them."""
+    weights = normal((8, 1 if task == "regression" else 2))
+    x = normal((1, 512, 512, 8))
     keys = mx.random.split(key, samples)
 
     def network(key, x):
-        return dropout2d(x, 0.5, key) @ weights
+        y = dropout2d(x, 0.5, key) @ weights
+        return (y[..., 0], y[..., 1] ** 2) if task == "pair" else y
 
     def peak(call):
         mx.synchronize()
@@ -240,9 +311,10 @@ def test_memory_does_not_grow_with_samples(samples, key):
         mx.eval(call())
         return mx.get_peak_memory() - before
 
-    output = 256 * 256 * 3 * 4
+    output = 512 * 512 * weights.shape[1] * 4
+    task = "regression" if task == "pair" else task
     chunk = peak(lambda: mx.vmap(lambda key: network(key[None], x))(keys[:2]))
-    assert peak(lambda: predict(network, keys, x, chunk=2)) < chunk + 4 * output
+    assert peak(lambda: predict(network, keys, x, task, chunk=2)) < chunk + 4 * output
 
 
 def test_progress(model, keys, x, capsys):
@@ -306,6 +378,20 @@ def test_outputs_that_are_not_one_for_each_example(keys, x):
             ValueError, match=r"Received an output of shape .* for 7 examples"
         ):
             predict(lambda key, x: output(dropout(x, 0.5, key)), keys, x, "regression")  # noqa: B023
+
+
+def test_outputs_of_other_kinds(keys, x):
+    flat = x.flatten(1)
+    with pytest.raises(TypeError, match=r'Received an output of type dict.*\["logits"\]'):
+        predict(lambda key, x: {"logits": dropout(x, 0.5, key)}, keys, flat)
+    with pytest.raises(TypeError, match=r"Received logits of type tuple"):
+        predict(lambda key, x: (dropout(x, 0.5, key), x), keys, flat)
+    with pytest.raises(ValueError, match=r"shape \(7,\).*mx\.stack\(\[mx\.zeros_like"):
+        predict(lambda key, x: dropout(x, 0.5, key)[:, 0], keys, flat)
+    with pytest.raises(ValueError, match=r"Received an output of shape \(7, 0\)"):
+        predict(lambda key, x: x[:, :0], keys, flat, "regression")
+    with pytest.raises(ValueError, match=r"Received 3 outputs\. Expected means, or a pair"):
+        predict(lambda key, x: (x, x, x), keys, flat, "regression")
 
 
 def test_functions_that_split_their_key(keys, x):

@@ -139,6 +139,6 @@ def check_keys(key: Any, shape: Sequence[int], axes: Sequence[int]) -> None:
     if key.shape[0] not in (1, shape[0]):
         raise ValueError(
             f"Received a batch of {key.shape[0]} keys for an input of shape "
-            f"{tuple(shape)}. Expected one key, (2,), or one for each of the {shape[0]} "
-            f"examples: chandrop.random.example_keys(key, {shape[0]})."
+            f"{tuple(shape)}. Expected one key, (2,), one for all examples alike, (1, 2), "
+            f"or one for each of them: chandrop.random.example_keys(key, {shape[0]})."
         )

@@ -58,10 +58,10 @@ def functional_call(
             not a ``uint32`` array, or `dropout` is neither a bool nor a function.
         ValueError: `parameters` has names that the model has not, or is stacked; a layer
             would drop and there is no key, since each call would repeat one mask; a key is
-            given and the model has no dropout layer; `dropout` chooses none; one of
-            ``mlx.nn``'s would drop, as no key reaches it; `model` has a dropout layer in a
-            tuple, or calls one that it does not hold, without a key; `key` has the wrong
-            shape or batch.
+            given and the model has no dropout layer; `dropout` chooses none, or those that
+            it turns on are not called; one of ``mlx.nn``'s would drop, as no key reaches
+            it; `model` has a dropout layer in a tuple, or calls one that it does not hold,
+            without a key; `key` has the wrong shape or batch.
 
     Example:
         >>> import mlx.core as mx
@@ -88,9 +88,12 @@ def functional_call(
         _check_no_layer_drops_without_key(dropouts, key)
         if key is not None:
             assign_keys(layers, key)
+        assigned = {path: layer._key for path, layer in layers.items()}
         own_parameters = model.parameters() if return_state else None
         with layers_of_the_call(layers):
             output = with_own_containers(model(*args, **kwargs))
+        if dropout not in (None, False) and key is not None:
+            _check_some_layer_drew(layers, assigned)
         return (output, _state(model, own_parameters)) if return_state else output
     finally:
         before.restore()
@@ -139,6 +142,18 @@ def _state(model: nn.Module, own_parameters: Any) -> Any:
     """Gives the parameters as they are now, without arrays that the call has added."""
     left = dict(tree_flatten(model.parameters()))
     return tree_map_with_path(lambda path, array: left.get(path, array), own_parameters)
+
+
+def _check_some_layer_drew(
+    layers: dict[str, KeyedLayer], assigned: dict[str, mx.array]
+) -> None:
+    # A layer that draws advances its key.
+    if all(layer._key is assigned[path] for path, layer in layers.items()):
+        raise ValueError(
+            "Received a key, and dropout that is on, but no dropout layer drew with it: "
+            f"{quoted(layers)}. Are they called only `if self.training`, or with keys of "
+            "their own, or in a function that mx.compile has traced before?"
+        )
 
 
 def _set_modes(

@@ -5,10 +5,11 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop.nn._containers import containers
 from chandrop.nn._convert import CHECKPOINTING, MLX_DROPOUTS, convert_layer, is_convertible
 from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layers_by_path import layers_by_path
-from chandrop.nn._model_keys import quoted
+from chandrop.nn._model_keys import keyed_layers, quoted
 from chandrop.nn._snapshot import Snapshot
 
 
@@ -27,11 +28,15 @@ def subnetworks(
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: all layers shall be on, and one inherits from ``mlx.nn``'s.
+        ValueError: all layers shall be on, and one inherits from ``mlx.nn``'s; or the rates
+            of all that shall be on are 0.
     """
     before = Snapshot(model)
     try:
-        model.eval()
+        # model.eval() would leave out modules in tuples.
+        for _, module in containers(model):
+            if isinstance(module, nn.Module):
+                module.eval()
         for transformer in layers_by_path(model, CHECKPOINTING).values():
             # It would change nothing here, but hide the keys from mx.vmap.
             transformer.checkpoint = False
@@ -44,8 +49,27 @@ def subnetworks(
                     "which no key reaches. It has to inherit from chandrop.nn's layer; or "
                     "choose others: dropout=lambda path, layer: ..."
                 )
+        _check_rates(model, dropout)
         yield lambda key, *arguments: functional_call(
             model, {}, *arguments, key=key, dropout=dropout
         )
     finally:
         before.restore()
+
+
+def _check_rates(
+    model: nn.Module, dropout: bool | Callable[[str, nn.Module], bool]
+) -> None:
+    layers = keyed_layers(model)
+    if callable(dropout):
+        layers = {path: layer for path, layer in layers.items() if dropout(path, layer)}
+    rates = [layer._p for layer in layers.values()]
+    if (
+        dropout is not False
+        and rates
+        and not any(isinstance(p, mx.array) or p > 0 for p in rates)
+    ):
+        raise ValueError(
+            f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
+            "subnetworks are the same. If it was trained without dropout, it has none."
+        )

@@ -1,20 +1,25 @@
 import mlx.core as mx
 
+from chandrop.random._as_integer import as_integer
 from chandrop.random._check_key import check_key
-from chandrop.random._fold_in import as_integer
 from chandrop.random._place import KEY_WORDS, PLACE_WORDS
+
+# Far below the 2**30 from which on orders and multiples would share bits.
+_MOST = 2**20
 
 
 def balanced_keys(key: mx.array, n: int) -> mx.array:
     """Gives the `n` members of an ensemble keys whose masks complement one another.
 
     Each member's mask has exactly the distribution that it has with a key of its own. But
-    each channel is dropped by as near to ``p * n`` of the members as can be, so that their
-    mean varies less than that of as many independent ones.
+    each channel is dropped by as near to ``p * n`` of the members as can be. So the mean of
+    what is nearly a sum over channels varies less than with independent keys; that of what
+    depends on pairs of channels may vary more.
 
     Args:
         key: a key ``(2,)``, ``uint32``.
-        n: the number of members, a power of two.
+        n: the number of members, a power of two up to ``2**20``. A part of them is no
+            longer balanced.
 
     Returns:
         Balanced keys ``(n, 6)``, ``uint32``, each to be used where one key is. The first
@@ -24,7 +29,7 @@ def balanced_keys(key: mx.array, n: int) -> mx.array:
 
     Raises:
         TypeError: `key` is not a ``uint32`` array; `n` is not an int.
-        ValueError: `key` is not one key; `n` is not a power of two.
+        ValueError: `key` is not one key; `n` is not such a power of two.
 
     Example:
         >>> import mlx.core as mx
@@ -48,9 +53,11 @@ def balanced_keys(key: mx.array, n: int) -> mx.array:
             "mx.random.key(0) gives, to derive all members' keys from."
         )
     n = as_integer(n, "n")
-    if not 0 < n <= 2**20 or n & (n - 1):
+    if not 0 < n <= _MOST or n & (n - 1):
+        near = max(0, min(n, _MOST) - 1).bit_length()
         raise ValueError(
-            f"Received n = {n} members. Expected a power of two: 1, 2, 4, 8, 16, 32, ..."
+            f"Received n = {n} members. Expected a power of two up to 2**20, such as "
+            f"{2**near}; mx.random.split(key, n) gives any number of independent keys."
         )
     shared, orders = mx.random.split(mx.stop_gradient(key))
     ranks = mx.argsort(mx.random.uniform(shape=(n, PLACE_WORDS), key=orders), axis=0)

@@ -5,9 +5,6 @@ import mlx.core as mx
 
 from chandrop.random._place import KEY_WORDS, place, without_place
 
-# A float32 above the greatest of 32 bits, so that p = 1 is always true.
-_ABOVE_ALL_BITS = 2.0**32 + 512
-
 
 def bernoulli(p: mx.array, shape: Sequence[int], key: mx.array) -> mx.array:
     """Draws bools that are true with probability `p`, as ``mx.random.bernoulli`` does.
@@ -23,4 +20,5 @@ def bernoulli(p: mx.array, shape: Sequence[int], key: mx.array) -> mx.array:
     in_order = mx.take(place(key), order // 2**30)
     # An odd multiple, modulo 2**32, permutes the places, which are multiples of 2**32 / n.
     shifted = uniform + (2 * order + 1) * in_order
-    return shifted < p * _ABOVE_ALL_BITS
+    # A float32 holds 24 bits: with more, rounding would make counts uneven.
+    return shifted // 2**8 < p * 2**24

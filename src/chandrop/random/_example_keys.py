@@ -1,7 +1,8 @@
 import mlx.core as mx
 
+from chandrop.random._as_integer import as_integer
 from chandrop.random._check_key import check_key
-from chandrop.random._fold_in import as_integer, as_words, fold_in
+from chandrop.random._fold_in import as_words, fold_in
 
 
 def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:

@@ -1,8 +1,6 @@
-import operator
-from typing import Any
-
 import mlx.core as mx
 
+from chandrop.random._as_integer import as_integer
 from chandrop.random._check_key import check_key
 from chandrop.random._place import with_place_of, without_place
 
@@ -71,27 +69,13 @@ def as_words(data: int | mx.array) -> mx.array:
                 f"Received data of dtype {data.dtype}. Expected integers to fold in."
             )
         return mx.stop_gradient(data.astype(mx.uint32))
-    integer = as_integer(data, "data")
+    integer = as_integer(data, "data", "an int or an mx.array of integers: mx.array(data)")
     if not 0 <= integer < 2**32:
         raise ValueError(
             f"Received data {integer}. Expected 0 <= data < 2**32: data % 2**32, or fold "
             "in twice for more bits."
         )
     return mx.array(integer, dtype=mx.uint32)
-
-
-def as_integer(number: Any, name: str) -> int:
-    """Gives an int, or raises for what is none, bools among it."""
-    try:
-        integer = operator.index(number)
-    except TypeError:
-        integer = None
-    if integer is None or isinstance(number, bool):
-        raise TypeError(
-            f"Received {name} of type {type(number).__name__}. Expected an int or an "
-            f"mx.array of integers: mx.array({name})."
-        )
-    return integer
 
 
 def _draw(keys: mx.array) -> mx.array:

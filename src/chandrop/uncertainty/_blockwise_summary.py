@@ -35,10 +35,17 @@ class BlockwiseSummary:
     def add(self, outputs: Any) -> None:
         """Takes samples ``(S, B, ...)`` in."""
         self._running.check(outputs)
+        samples = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+        if samples.ndim < 2 + self._running.own_axes or samples.size == 0:
+            raise ValueError(
+                f"Received an output of shape {samples.shape[1:]}. Expected logits "
+                "(B, ..., K), or of a regression means (B, ...). A logit of one class "
+                "against the rest becomes two by mx.stack([mx.zeros_like(y), y], axis=-1)."
+            )
         # What the network needs is freed before the summary begins.
         mx.eval(outputs)
         if not self._blocks:
-            self._cut(outputs[0] if isinstance(outputs, (tuple, list)) else outputs)
+            self._cut(samples)
         last = len(self._shape)
         flat = tree_map(lambda samples: mx.flatten(samples, 1, last), outputs)
         for start, running in self._blocks.items():

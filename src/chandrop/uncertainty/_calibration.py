@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.random._fold_in import as_integer
+from chandrop.random._as_integer import as_integer
 from chandrop.uncertainty._checks import check_labelled
 from chandrop.uncertainty._sums import total_by_place
 
@@ -97,9 +97,7 @@ def _sums_in_bins(
         raise ValueError(f"Received {bins} bins. Expected at least one.")
     confidence = probabilities.max(-1).flatten().astype(mx.float32)
     right = (probabilities.argmax(-1) == labels).flatten()
-    bin_of_each = mx.zeros(confidence.shape, dtype=mx.int32)
-    for edge in range(1, bins):
-        bin_of_each += confidence > edge / bins
+    bin_of_each = (confidence[:, None] > mx.arange(1, bins) / bins).sum(1)
     values = mx.stack([confidence, right, mx.ones_like(confidence)], axis=1)
     sums = total_by_place(values, bin_of_each, bins)
     return sums[:, 0], sums[:, 1], sums[:, 2]

@@ -64,17 +64,20 @@ def check_labelled(probabilities: Any, labels: Any) -> None:
     refuse_where(
         (labels < 0) | (labels >= classes),
         lambda index: (
-            f"Received a label outside [0, {classes}){at(index)}. Leave out what has no "
-            "label."
+            f"Received a label outside [0, {classes}){at(index)}. Leave out what has "
+            "no label: kept = mx.array(np.flatnonzero(labels >= 0)), array[kept]."
         ),
     )
     # Not a negation: comparisons with nan are false.
-    right = (probabilities >= 0).all(-1) & (mx.abs(probabilities.sum(-1) - 1) < 1e-2)
+    sums = probabilities.astype(mx.float32).sum(-1)
+    rounding = 1e-2 if probabilities.dtype == mx.float32 else 1e-1
+    right = (probabilities >= 0).all(-1) & (mx.abs(sums - 1) < rounding)
     refuse_where(
         ~right,
         lambda index: (
             "Received probabilities that are nan, negative or do not add up to 1"
-            f"{at(index)}. Logits become probabilities by mx.softmax(logits, axis=-1)."
+            f"{at(index)}. Logits become probabilities by "
+            "mx.softmax(logits.astype(mx.float32), axis=-1)."
         ),
     )
 

@@ -18,7 +18,7 @@ class Classification(NamedTuple):
 
 
 def classify(logits: mx.array) -> Classification:
-    r"""Summarises samples of logits: the mean prediction, and how uncertain it is and why.
+    """Summarises samples of logits: the mean prediction, and how uncertain it is and why.
 
     Args:
         logits: ``(S, ..., K)``: for each of ``S`` samples, such as the subnetworks that
@@ -28,7 +28,7 @@ def classify(logits: mx.array) -> Classification:
 
     Returns:
         A named tuple of float32 arrays. Entropies are in nats, from 0 to ``log(K)``;
-        below about 1e-6 they are rounding.
+        below about 1e-5 they are rounding.
 
         * ``probabilities`` ``(..., K)``: the mean of the samples' softmax.
         * ``predictive_entropy`` ``(...)``: that of ``probabilities``, the whole
@@ -121,7 +121,8 @@ class RunningClassification:
         """Gives the summary of all samples."""
         probabilities = self._probabilities.mean
         expected_entropy = self._entropy.mean
-        predictive_entropy = _entropy(probabilities, mx.log(probabilities))
+        logarithms = mx.log(mx.where(probabilities > 0, probabilities, 1))
+        predictive_entropy = _entropy(probabilities, logarithms)
         return Classification(
             probabilities,
             predictive_entropy,
@@ -135,5 +136,5 @@ class RunningClassification:
 def _entropy(probabilities: mx.array, logarithms: mx.array) -> mx.array:
     """Gives the mean of ``-logarithms`` over the classes."""
     # 0 * log(0) is 0 here, where arithmetic says nan.
-    terms = mx.where(probabilities > 0, probabilities * logarithms, 0)
-    return -terms.sum(-1)
+    logarithms = mx.where(probabilities > 0, logarithms, 0)
+    return -(probabilities * logarithms).sum(-1)

@@ -10,7 +10,7 @@ from mlx.utils import tree_map
 
 from chandrop.nn._subnetworks import subnetworks
 from chandrop.random import check_key
-from chandrop.random._fold_in import as_integer
+from chandrop.random._as_integer import as_integer
 
 Network = nn.Module | Callable[..., Any]
 Dropout = bool | Callable[[str, nn.Module], bool] | None
@@ -57,6 +57,16 @@ def as_size(size: Any, name: str, whole: int) -> int:
     if size < 1:
         raise ValueError(f"Received {name} = {size}. Expected at least 1, or None for all.")
     return int(size)
+
+
+def over_keys(function: Callable[[mx.array], Any], keys: mx.array) -> Any:
+    """Evaluates a function for every key by ``mx.vmap``, but without it for one key.
+
+    So a chunk of one is there for functions that MLX cannot vmap.
+    """
+    if len(keys) == 1:
+        return tree_map(lambda array: array[None], function(keys[0]))
+    return mx.vmap(function)(keys)
 
 
 def joined(parts: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from chandrop.uncertainty._over_keys import (
     as_size,
     chunks_of,
     joined,
+    over_keys,
 )
 from chandrop.uncertainty._progress import progress_bar
 from chandrop.uncertainty._regress import Regression, RunningRegression
@@ -87,7 +88,8 @@ def predict(
         batch_size: how many examples at a time. Default: all.
         chunk: how many keys at a time, by ``mx.vmap``: what does not depend on the key is
             computed once for each chunk, and what does is held for all keys of a chunk.
-            Default: all.
+            A chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
+            all.
         progress: whether to show a progress bar, for which tqdm has to be installed.
         consistent: whether a sample is one subnetwork. If not, it has a subnetwork for each
             example, which depends on the place of the example in `x` alone.
@@ -120,7 +122,7 @@ def predict(
     for all examples: "consistent dropout" of baal (Atighehchian, Branchaud-Charron and
     Lacoste, "Bayesian active learning for production", 2020).
     """
-    if task not in _RUNNING:
+    if not isinstance(task, str) or task not in _RUNNING:
         raise ValueError(
             f'Received task = {task!r}. Expected "classification" or "regression".'
         )
@@ -171,8 +173,14 @@ def _outputs(
                 "other keys from it by chandrop.random.fold_in(key, 0), (key, 1), ..."
             ) from error
 
-    outputs = mx.vmap(output)(keys)
+    outputs = over_keys(output, keys)
     for array in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+        if not isinstance(array, mx.array):
+            raise TypeError(
+                f"Received an output of type {type(array).__name__}. Expected an mx.array. "
+                "Take one out in a function: lambda key, x: functional_call(model, {}, x, "
+                'key=key, dropout=True)["logits"].'
+            )
         if array.shape[1:2] != (n,):
             raise ValueError(
                 f"Received an output of shape {array.shape[1:]} for {n} examples. Expected "

@@ -17,7 +17,7 @@ class Regression(NamedTuple):
 
 
 def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
-    r"""Summarises samples of a regression: the mean prediction, and its variance and why.
+    """Summarises samples of a regression: the mean prediction, and its variance and why.
 
     Args:
         means: ``(S, ...)``: the predictions of ``S`` samples, such as the subnetworks that

@@ -26,14 +26,14 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
         uncertainty: of the same shape: ``mutual_information``, ``total``, ...
 
     Returns:
-        A named tuple of float32 arrays ``(N,)``, for the ``N`` errors: entry ``i`` is for
-        accepting the ``i + 1`` least uncertain.
+        A named tuple of float32 arrays ``(N,)``, for the ``N`` predictions from the least
+        uncertain to the most. Entry ``i`` is for accepting those that are at most as
+        uncertain as this one, so that equally uncertain ones have equal entries.
 
-        * ``coverage``: the share that is accepted, from ``1/N`` to 1.
-        * ``risk``: the mean error of what is accepted. Where some are equally uncertain it
-          is that of accepting them in random order. The last is the mean of all;
-          ``risk.mean()`` is the area under the curve (AURC).
-        * ``threshold``: the uncertainty of the last that is accepted.
+        * ``coverage``: the share that is accepted, up to 1.
+        * ``risk``: the mean error of what is accepted; the last is that of all, and
+          ``risk.mean()`` the area under the curve (AURC).
+        * ``threshold``: the uncertainty of this prediction.
 
     Raises:
         TypeError: an argument is not an ``mx.array``.
@@ -62,15 +62,8 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
     order = mx.argsort(uncertainty.flatten())
     threshold = uncertainty.flatten()[order].astype(mx.float32)
     total = cumulative(errors.flatten()[order].astype(mx.float32))
-    accepted = mx.arange(1, total.size + 1)
-    before, last = _ties(threshold)
-    total_before = mx.where(before > 0, total[before - 1], 0.0)
-    risen = (total[last] - total_before) / (last + 1 - before)
-    return RiskCoverage(
-        accepted / total.size,
-        (total_before + risen * (accepted - before)) / accepted,
-        threshold,
-    )
+    accepted = _last_equal(threshold) + 1
+    return RiskCoverage(accepted / total.size, total[accepted - 1] / accepted, threshold)
 
 
 def _check_no_nan(array: mx.array, name: str) -> None:
@@ -78,11 +71,9 @@ def _check_no_nan(array: mx.array, name: str) -> None:
     refuse_where(mx.isnan(array), lambda index: f"Received nan in {name}{at(index)}.")
 
 
-def _ties(ordered: mx.array) -> tuple[mx.array, mx.array]:
-    """Gives for each entry how many are smaller, and the place of the last equal one."""
-    places = mx.arange(ordered.size)
+def _last_equal(ordered: mx.array) -> mx.array:
+    """Gives for each entry the place of the last one that equals it."""
     begins = mx.concatenate([mx.array([False]), ordered[1:] != ordered[:-1]])
     group = mx.cumsum(begins.astype(mx.int32))
-    last = mx.zeros_like(places).at[group].maximum(places)
-    before = mx.where(group > 0, last[group - 1] + 1, 0)
-    return before, last[group]
+    places = mx.arange(ordered.size)
+    return mx.zeros_like(places).at[group].maximum(places)[group]

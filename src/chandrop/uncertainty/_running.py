@@ -4,6 +4,8 @@ from typing import Any
 
 import mlx.core as mx
 
+from chandrop.uncertainty._sums import total
+
 
 class RunningMean:
     """The mean of samples."""
@@ -14,7 +16,7 @@ class RunningMean:
 
     def add(self, samples: mx.array) -> None:
         """Takes a chunk of samples in, along axis 0."""
-        self.merge(samples.mean(0), len(samples))
+        self.merge(total(samples) / len(samples), len(samples))
 
     def merge(self, mean: mx.array, samples: int) -> None:
         """Takes the mean of a chunk in."""
@@ -25,7 +27,7 @@ class RunningMean:
 class RunningVariance:
     """The mean of samples and their variance around it.
 
-    Both are of the differences to the first sample: where the mean is large beside the
+    It works with the differences to the first sample: where the mean is large beside the
     deviation, float32 would otherwise have no digits left for it.
 
     Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance: analysis
@@ -58,13 +60,13 @@ class RunningVariance:
             # A copy, since a view would keep the whole chunk in memory.
             self._first = samples[0] + 0
         differences = samples - self._first
-        mean, variance = differences.mean(0), differences.var(0)
+        mean = total(differences) / len(samples)
+        variance = total((differences - mean) ** 2) / len(samples)
         apart = mean - self._difference.mean
-        before = self.samples
         self._difference.merge(mean, len(samples))
         self._variance.merge(variance, len(samples))
         share = len(samples) / self.samples
-        self._variance.mean += apart**2 * (share * (1 - share)) if before else 0
+        self._variance.mean += apart**2 * (share * (1 - share))
 
     def arrays(self) -> list[mx.array]:
         """Gives what is held."""

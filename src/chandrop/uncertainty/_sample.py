@@ -3,7 +3,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop.uncertainty._over_keys import Dropout, Network, as_function, chunks_of, joined
+from chandrop.uncertainty._over_keys import (
+    Dropout,
+    Network,
+    as_function,
+    chunks_of,
+    joined,
+    over_keys,
+)
 from chandrop.uncertainty._progress import progress_bar
 
 
@@ -21,17 +28,19 @@ def sample(
     all of them, so that dropout in the last layers alone costs little more than one call.
 
     Args:
-        fn: a pure function ``fn(key, *args)`` of one key; or a model, of which each key
-            chooses one subnetwork, the same for every example (its batch is axis 0). The
-            model is called in eval mode, but with its dropout layers on, those of
+        fn: a pure function ``fn(key, *args)`` of one key ``(2,)``; or a model, of which
+            each key chooses one subnetwork, the same for every example (its batch is axis
+            0). The model is called in eval mode, but with its dropout layers on, those of
             ``mlx.nn`` too, and is left as it was.
         keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
             :func:`chandrop.random.balanced_keys`.
         *args: what `fn` is called with after the key.
         chunk: how many keys at a time, which bounds the memory. Each chunk is evaluated,
-            so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``.
-            Default: all at once, without evaluating them.
-        progress: whether to show a progress bar, for which tqdm has to be installed.
+            so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``. A
+            chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
+            all at once, without evaluating them.
+        progress: whether to show a progress bar, for which tqdm has to be installed. Each
+            chunk is then evaluated, too.
         dropout: for a model: which dropout layers are on, as for
             :func:`chandrop.nn.functional_call`. Default: all.
 
@@ -60,7 +69,7 @@ def sample(
         for chosen in chunks:
             # A model takes a key for all examples in a batch of one.
             drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
-            parts.append(mx.vmap(lambda key: function(key, *args))(drawn))
+            parts.append(over_keys(lambda key: function(key, *args), drawn))
             if chunk is not None or progress:
                 mx.eval(parts[-1])
             advance(len(chosen))

@@ -35,7 +35,7 @@ def negative_log_likelihood(probabilities: mx.array, labels: mx.array) -> mx.arr
     """
     check_labelled(probabilities, labels)
     given = mx.take_along_axis(probabilities, labels[..., None], axis=-1)
-    return mean(-mx.log(given.astype(mx.float32)))
+    return mean(-mx.log(mx.minimum(given.astype(mx.float32), 1)))
 
 
 def brier_score(probabilities: mx.array, labels: mx.array) -> mx.array:
