@@ -17,7 +17,7 @@ help:
 	@echo "make lint         formatting, lint and types"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras and mlx-image"
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
-	@echo "make bench        measure against all of them, and whole models (about 40 minutes)"
+	@echo "make bench        measure against all of them, and whole models (about 45 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
