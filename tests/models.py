@@ -180,6 +180,7 @@ def replayed(masks):
     remaining = iter(masks)
 
     def replaying(layer, x, *, key=None):
+        layer._key = layer._key + 0  # as a layer that draws advances its key
         return x * next(remaining)
 
     with mock.patch.object(KeyedLayer, "__call__", replaying):

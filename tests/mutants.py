@@ -560,8 +560,8 @@ MUTANTS = [
     Mutant(
         "a model's subnetworks are in training mode",
         SUBNETWORKS,
-        "        model.eval()\n",
-        "",
+        "                module.eval()\n",
+        "                pass\n",
         "test_predict.py::test_batch_norm_is_in_eval_mode",
     ),
     Mutant(
@@ -630,15 +630,15 @@ MUTANTS = [
     Mutant(
         "a sample's number is that in its chunk",
         CLASSIFY,
-        "            self._entropy.samples,\n            self._first",
-        "            0,\n            self._first",
+        "{self._entropy.samples + index[0]}{self._name",
+        "{index[0]}{self._name",
         "test_predict.py::test_the_sample_that_has_nan_is_named",
     ),
     Mutant(
         "an example's number is that in its batch",
-        CHECKS,
-        "first_example + i for i in index[1:2]",
-        "i for i in index[1:2]",
+        "uncertainty/_blockwise_summary.py",
+        "self._first_example + example",
+        "example",
         "test_predict.py::test_the_sample_that_has_nan_is_named",
     ),
     Mutant(
@@ -679,7 +679,7 @@ MUTANTS = [
     Mutant(
         "a variance loses its digits",
         RUNNING,
-        "self._first = samples[0] + 0",
+        "self._first = samples[0]",
         "self._first = samples[0] * 0",
         "test_summaries.py::test_a_mean_of_a_million_deviations",
     ),
@@ -714,8 +714,8 @@ MUTANTS = [
     Mutant(
         "probabilities need not add up to 1",
         CHECKS,
-        "mx.abs(probabilities.sum(-1) - 1) < 1e-2",
-        "probabilities.sum(-1) < 9",
+        "mx.abs(sums - 1) < rounding",
+        "sums < 9",
         "test_calibration.py::test_what_is_no_probability",
     ),
     Mutant(
@@ -742,8 +742,8 @@ MUTANTS = [
     Mutant(
         "the likelihood is in bits",
         SCORES,
-        "-mx.log(given",
-        "-mx.log2(given",
+        "-mx.log(mx.minimum(",
+        "-mx.log2(mx.minimum(",
         "test_calibration.py::test_scores_are_scikit_learns",
     ),
     Mutant(
@@ -766,6 +766,48 @@ MUTANTS = [
         "while len(values) > _BLOCK:",
         "while len(values) > 10**9:",
         "test_calibration.py::test_sums_of_many",
+    ),
+    Mutant(
+        "rounding makes counts uneven",
+        BERNOULLI,
+        "shifted // 2**8 < p * 2**24",
+        "shifted < p * (2.0**32 + 512)",
+        "test_balanced_keys.py::test_rounding_leaves_counts_even",
+    ),
+    Mutant(
+        "the mean variance is not evaluated with the rest",
+        REGRESS,
+        "[*self._means.arrays(), self._variances.mean]",
+        "self._means.arrays()",
+        "test_predict.py::test_memory_does_not_grow_with_samples",
+    ),
+    Mutant(
+        "summaries are of all voxels at once",
+        "uncertainty/_blockwise_summary.py",
+        "_BLOCK = 2**16",
+        "_BLOCK = 2**30",
+        "test_predict.py::test_memory_does_not_grow_with_samples",
+    ),
+    Mutant(
+        "dropout that is not called passes",
+        CALL,
+        "if all(layer._key is assigned[path]",
+        "if False and all(layer._key is assigned[path]",
+        "test_predict.py::test_a_model_whose_dropout_is_not_called",
+    ),
+    Mutant(
+        "rates of zero pass",
+        SUBNETWORKS,
+        "        _check_rates(model, dropout)\n",
+        "",
+        "test_predict.py::test_a_model_whose_rates_are_zero",
+    ),
+    Mutant(
+        "one key is vmapped, too",
+        "uncertainty/_over_keys.py",
+        "if len(keys) == 1:",
+        "if False:",
+        "test_predict.py::test_a_model_that_cannot_be_vmapped",
     ),
 ]
 

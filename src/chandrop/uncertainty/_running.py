@@ -57,8 +57,7 @@ class RunningVariance:
     def add(self, samples: mx.array) -> None:
         """Takes a chunk of samples in, along axis 0."""
         if self._first is None:
-            # A copy, since a view would keep the whole chunk in memory.
-            self._first = samples[0] + 0
+            self._first = samples[0]
         differences = samples - self._first
         mean = total(differences) / len(samples)
         variance = total((differences - mean) ** 2) / len(samples)
