@@ -8,6 +8,9 @@ VENV = .venv
 BIN = $(VENV)/bin
 export MPLBACKEND = Agg
 
+# For example --steps 2 --members 1, to see that it runs.
+BRAIN =
+
 .PHONY: help demo brain test lint peers mutants bench test-oldest reference clean
 
 help:
@@ -43,7 +46,7 @@ demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py --output digits.png
 
 brain: $(VENV)/examples
-	$(BIN)/python examples/brain_mri.py --output brain_mri.png
+	$(BIN)/python examples/brain_mri.py --output brain_mri.png $(BRAIN)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
