@@ -38,6 +38,6 @@ def cumulative(values: mx.array) -> mx.array:
 
 
 def _blocks(values: mx.array) -> mx.array:
-    missing = -len(values) % _BLOCK
-    padded = mx.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
-    return mx.unflatten(padded, 0, (-1, _BLOCK))
+    # Not mx.pad, which old MLX cannot vmap.
+    missing = mx.zeros((-len(values) % _BLOCK, *values.shape[1:]), dtype=values.dtype)
+    return mx.unflatten(mx.concatenate([values, missing]), 0, (-1, _BLOCK))
