@@ -9,7 +9,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 @pytest.mark.parametrize(
     ("results", "page"),
-    [("cpu.short.md", "README.md"), ("models.short.md", "docs/whole-models.md")],
+    [
+        ("cpu.short.md", "README.md"),
+        ("models.short.md", "docs/whole-models.md"),
+        ("uncertainty.short.md", "docs/uncertainty.md"),
+    ],
 )
 def test_the_table_is_the_benchmarks(results, page):
     written = (ROOT / "benchmarks" / "results" / results).read_text().strip()
