@@ -37,8 +37,10 @@ from digits import train
 
 KEYS = 32
 CHUNK = 8
-SOME_BLOCKS = 9
-MANY_BLOCKS = 25
+# Long calls tell by few blocks what differs many times, short ones by many what is alike.
+FEW_BLOCKS = 9
+SOME_BLOCKS = 25
+MANY_BLOCKS = 101
 
 FEATURES = 8
 SAMPLES = 64
@@ -115,7 +117,7 @@ def digits() -> Iterator[Comparison]:
     }
     for place, (dropout, most_ratio) in which.items():
         calls = sample_and_loop(subnetwork(network, dropout), x)
-        seconds = medians(calls, MANY_BLOCKS)
+        seconds = medians(calls, SOME_BLOCKS)
         for way in ("eager", "compiled"):
             figures = (seconds[f"sample, {way}"] * 1e3, seconds[f"loop, {way}"] * 1e3)
             where = f"digits, {KEYS} keys, dropout {place}, {way}"
@@ -137,12 +139,21 @@ def long_trunk() -> Iterator[Comparison]:
             compiled_head, separate, compiled_trunk(x)
         ),
     }
-    seconds = medians(calls, SOME_BLOCKS)
-    pairs = [("sample", "loop"), ("cached trunk", "loop"), ("sample", "cached trunk")]
-    for way, what, against in [
-        ("eager", in_chunks, "loop"),
-        *((way, *pair) for way in ("eager", "compiled") for pair in pairs),
-    ]:
+    short = {
+        f"{what}, {way}": calls[f"{what}, {way}"]
+        for what in ("sample", "cached trunk")
+        for way in ("eager", "compiled")
+    }
+    among_loops, among_short = medians(calls, FEW_BLOCKS), medians(short, MANY_BLOCKS)
+    for seconds, way, what, against in (
+        (among_loops, "eager", "sample", "loop"),
+        (among_loops, "eager", in_chunks, "loop"),
+        (among_loops, "eager", "cached trunk", "loop"),
+        (among_short, "eager", "sample", "cached trunk"),
+        (among_loops, "compiled", "sample", "loop"),
+        (among_loops, "compiled", "cached trunk", "loop"),
+        (among_short, "compiled", "sample", "cached trunk"),
+    ):
         figures = (seconds[f"{what}, {way}"] * 1e3, seconds[f"{against}, {way}"] * 1e3)
         yield Comparison(f"VGG, {KEYS} keys, {way}", what, against, figures)
 

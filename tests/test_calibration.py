@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from chandrop.uncertainty import (
     brier_score,
+    classify,
     expected_calibration_error,
     negative_log_likelihood,
     reliability_curve,
@@ -197,6 +198,14 @@ def test_labels_of_other_shapes_and_dtypes(score):
         score(probabilities, labels[1:])
     with pytest.raises(TypeError, match=r"Received labels of dtype .*float32.*argmax"):
         score(probabilities, labels.astype(mx.float32))
+    one_hot = mx.zeros_like(probabilities).astype(mx.int32)
+    with pytest.raises(
+        ValueError, match=r"Expected \(200,\), mx\.argmax\(labels, axis=-1\)"
+    ):
+        score(probabilities, one_hot)
+    summary = classify(mx.log(probabilities)[None])
+    with pytest.raises(TypeError, match=r"of type Classification.*such as \.probabilities"):
+        score(summary, labels)
     with pytest.raises(TypeError, match=r"Received labels of type ndarray"):
         score(probabilities, np.array(labels))
 

@@ -221,10 +221,16 @@ def test_token_numbers(keys):
 def test_no_layer_is_chosen(model, keys, x):
     with pytest.raises(ValueError, match=r'chose no layer.*"channels", "elements"'):
         predict(model, keys, x, dropout=lambda path, layer: False)
+    with pytest.raises(
+        TypeError, match=r'dropout = \'last\'.*one of "channels", "elements"'
+    ):
+        predict(model, keys, x, dropout="last")
 
 
 def test_a_model_without_dropout(keys):
-    with pytest.raises(ValueError, match=r"Received a Linear without dropout layers"):
+    with pytest.raises(
+        ValueError, match=r"Received a Linear without dropout layers\. If it"
+    ):
         predict(nn.Linear(2, 3), keys, mx.ones((4, 2)))
 
 
@@ -384,7 +390,7 @@ def test_outputs_of_other_kinds(keys, x):
     flat = x.flatten(1)
     with pytest.raises(TypeError, match=r'Received an output of type dict.*\["logits"\]'):
         predict(lambda key, x: {"logits": dropout(x, 0.5, key)}, keys, flat)
-    with pytest.raises(TypeError, match=r"Received logits of type tuple"):
+    with pytest.raises(TypeError, match=r'Received 2 outputs.*task="regression"'):
         predict(lambda key, x: (dropout(x, 0.5, key), x), keys, flat)
     with pytest.raises(ValueError, match=r"shape \(7,\).*mx\.stack\(\[mx\.zeros_like"):
         predict(lambda key, x: dropout(x, 0.5, key)[:, 0], keys, flat)
@@ -394,12 +400,74 @@ def test_outputs_of_other_kinds(keys, x):
         predict(lambda key, x: (x, x, x), keys, flat, "regression")
 
 
+class TwoInputs(nn.Module):
+    """Returns a dict, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 8), nn.Linear(5, 8)
+        self.dropout, self.head = nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def __call__(self, x, z):
+        return {"logits": self.head(self.dropout(self.first(x) + self.second(z)))}
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def __call__(self, *inputs):
+        return self.model(*inputs)["logits"]
+
+
+@each_batch
+def test_several_inputs(batch_size, keys):
+    model, inputs = Logits(TwoInputs()), (normal((7, 2)), normal((7, 5)))
+    summary = predict(model, keys, inputs, batch_size=batch_size)
+    assert_close(summary, classify(sample(model, keys, *inputs)))
+
+
+def test_several_inputs_of_different_lengths(keys):
+    with pytest.raises(ValueError, match=r"shape \(7, 2\), \(6, 5\)\..*as many of each"):
+        predict(TwoInputs(), keys, (normal((7, 2)), normal((6, 5))))
+    with pytest.raises(
+        ValueError, match=r"Received task = of type array.*a tuple: predict"
+    ):
+        predict(TwoInputs(), keys, normal((7, 2)), normal((7, 5)))
+
+
+def test_the_advice_for_dicts(keys):
+    class InADict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5))
+
+        def __call__(self, x):
+            return {"logits": self.inner(x)}
+
+    model, x = InADict(), normal((7, 2))
+    with pytest.raises(TypeError, match=r"nn\.Sequential\(model, lambda y: y\[") as error:
+        predict(model, keys, x)
+    advice = str(error.value).split("out of it: ")[1].rstrip(".")
+    names = {"nn": nn, "predict": predict, "model": model, "keys": keys, "x": x}
+    assert eval(advice, names).mutual_information.min() > 0
+
+
+def test_probabilities_in_place_of_logits(keys):
+    model = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.Softmax())
+    with pytest.raises(
+        ValueError, match=r"as probabilities do\..*mx\.log\(probabilities\)"
+    ):
+        predict(model, keys, normal((7, 2)))
+
+
 def test_functions_that_split_their_key(keys, x):
     def network(key, x):
         first, second = mx.random.split(key)
         return dropout(dropout(x, 0.5, first), 0.5, second)
 
-    with pytest.raises(ValueError, match=r"chandrop\.random\.fold_in\(key, 0\)"):
+    with pytest.raises(ValueError, match=r"fold_in\(key, 0\) derives others\. mx\.random"):
         predict(network, keys, x)
 
 

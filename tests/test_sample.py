@@ -119,9 +119,13 @@ def test_keys_that_are_not_one_for_each_sample(shape):
     assert eval(str(e.value).split("samples: ")[1][:-1]).shape == (32, 2)
 
 
-def test_keys_that_are_none():
-    with pytest.raises(TypeError, match=r"Expected a key: mx\.random\.key\(0\)"):
+def test_keys_that_are_none(key):
+    with pytest.raises(TypeError, match=r"mx\.random\.split\(mx\.random\.key\(0\), 32\)"):
         sample(lambda key: key, 0)
+    with pytest.raises(TypeError, match=r"Received keys of type list.*: mx\.stack\(keys\)"):
+        sample(lambda key: key, [key, key])
+    with pytest.raises(TypeError, match=r"Received a key of dtype .*float32"):
+        sample(lambda key: key, mx.ones((3, 2)))
 
 
 @pytest.mark.parametrize("chunk", [0, -1])
@@ -136,10 +140,10 @@ def test_other_arguments_of_wrong_types(key):
     keys = mx.random.split(key, 2)
     with pytest.raises(TypeError, match=r"Received chunk of type float"):
         sample(lambda key: key, keys, chunk=2.0)
-    with pytest.raises(
-        TypeError, match=r"Received fn of type array\. Expected a model, or"
-    ):
+    with pytest.raises(TypeError, match=r"Received fn .*array.*\. Expected a model, or"):
         sample(keys, keys)
+    with pytest.raises(TypeError, match=r"Received the class Linear\. Expected a model"):
+        sample(nn.Linear, keys)
     with pytest.raises(ValueError, match=r"Received dropout for a function"):
         sample(lambda key: key, keys, dropout=True)
 

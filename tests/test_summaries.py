@@ -134,7 +134,7 @@ def test_many_samples_in_one_chunk(samples):
     """Added one after another, in float32, they would be up to a percent off."""
     tenths = mx.full((samples,), 0.1)
     assert regress(tenths, tenths).aleatoric.item() == pytest.approx(0.1, rel=1e-6)
-    logits = mx.broadcast_to(mx.array([1.0, 0.0]), (samples, 2))
+    logits = mx.broadcast_to(mx.array([2.0, 0.0]), (samples, 2))
     one = classify(logits[:1])
     for array, expected in zip(classify(logits), one, strict=True):
         np.testing.assert_allclose(array, expected, rtol=1e-6, atol=1e-6)
@@ -221,6 +221,8 @@ def test_what_is_no_array_of_real_numbers():
         TypeError, match=r"Received logits of type ndarray.*mx\.array\(logits\)"
     ):
         classify(np.zeros((2, 3)))
+    with pytest.raises(TypeError, match=r"Received means of type tuple"):
+        regress((mx.zeros(2), mx.zeros(2)))
     with pytest.raises(TypeError, match=r"Received means of dtype .*complex64.*real"):
         regress(mx.zeros((2, 3), dtype=mx.complex64))
     with pytest.raises(

@@ -164,7 +164,8 @@ def _set_modes(
     if not isinstance(dropout, bool) and not callable(dropout):
         raise TypeError(
             f"Received dropout = {dropout!r}. Expected True, False, None or a function of "
-            "a path and a layer."
+            "a path and a layer: lambda path, layer: path == ..., with one of "
+            f"{quoted(layers)}."
         )
     for path, layer in layers.items():
         layer.train(bool(dropout(path, layer)) if callable(dropout) else dropout)

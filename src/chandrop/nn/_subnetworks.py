@@ -63,6 +63,12 @@ def _check_rates(
     layers = keyed_layers(model)
     if callable(dropout):
         layers = {path: layer for path, layer in layers.items() if dropout(path, layer)}
+    if not layers and not callable(dropout):
+        raise ValueError(
+            f"Received a {type(model).__name__} without dropout layers. If it was trained "
+            "without dropout, it has no subnetworks. If one is in a lambda or the like: "
+            "make it an attribute of the model."
+        )
     rates = [layer._p for layer in layers.values()]
     if (
         dropout is not False

@@ -28,8 +28,6 @@ def check_key(key: Any) -> None:
     if not isinstance(key, mx.array):
         is_seed = isinstance(key, int) and not isinstance(key, bool) and key >= 0
         fix = f"mx.random.key({key if is_seed else 0})"
-        if isinstance(key, list) and key and isinstance(key[0], mx.array):
-            fix = "mx.stack(keys) for several"
         if hasattr(key, "__array__"):
             fix = "mx.array(key), of uint32"
         raise TypeError(

@@ -20,9 +20,10 @@ def refuse_where(wrong: mx.array, message: Callable[[tuple[int, ...]], str]) -> 
 def check_array(array: Any, name: str) -> None:
     """Raises unless `array` is one of real numbers."""
     if not isinstance(array, mx.array):
+        fields = getattr(type(array), "_fields", ())
+        fix = f"one of its fields, such as .{fields[0]}" if fields else f"mx.array({name})"
         raise TypeError(
-            f"Received {name} of type {type(array).__name__}. Expected an mx.array: "
-            f"mx.array({name})."
+            f"Received {name} of type {type(array).__name__}. Expected an mx.array: {fix}."
         )
     if mx.issubdtype(array.dtype, mx.complexfloating):
         raise TypeError(f"Received {name} of dtype {array.dtype}. Expected real numbers.")
@@ -48,6 +49,7 @@ def check_labelled(probabilities: Any, labels: Any) -> None:
             "the classes: labels.astype(mx.int32). One-hot labels become such by "
             "mx.argmax(labels, axis=-1)."
         )
+    one_hot = ", mx.argmax(labels, axis=-1) for one-hot labels"
     classes = probabilities.shape[-1] if probabilities.ndim else 0
     if classes < 2:
         raise ValueError(
@@ -57,15 +59,17 @@ def check_labelled(probabilities: Any, labels: Any) -> None:
     if labels.shape != probabilities.shape[:-1]:
         raise ValueError(
             f"Received labels of shape {labels.shape} for probabilities of shape "
-            f"{probabilities.shape}. Expected {probabilities.shape[:-1]}."
+            f"{probabilities.shape}. Expected {probabilities.shape[:-1]}"
+            f"{one_hot if labels.shape == probabilities.shape else ''}."
         )
     if labels.size == 0:
         raise ValueError("Received no examples. Expected at least one.")
     refuse_where(
         (labels < 0) | (labels >= classes),
         lambda index: (
-            f"Received a label outside [0, {classes}){at(index)}. Leave out what has "
-            "no label: kept = mx.array(np.flatnonzero(labels >= 0)), array[kept]."
+            f"Received a label outside [0, {classes}){at(index)}. Labels that "
+            "count from 1 need labels - 1. What has no label is left out by "
+            "array[kept], with kept = mx.array(np.flatnonzero(labels >= 0))."
         ),
     )
     # Not a negation: comparisons with nan are false.

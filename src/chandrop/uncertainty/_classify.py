@@ -43,8 +43,8 @@ def classify(logits: mx.array) -> Classification:
     Raises:
         TypeError: `logits` is not an ``mx.array`` of numbers.
         ValueError: there are no samples, or fewer than two classes; a sample's logits hold
-            nan or ``inf``, or rule out all classes (not checked within ``mx.compile`` and
-            ``mx.vmap``, where the values are not known).
+            nan or ``inf``, or rule out all classes, or are probabilities (values are not
+            checked within ``mx.compile`` and ``mx.vmap``, where they are not known).
 
     Example:
         >>> import mlx.core as mx
@@ -83,6 +83,11 @@ class RunningClassification:
     @staticmethod
     def check(logits: Any) -> None:
         """Raises unless these are samples ``(S, ..., K)`` of at least two classes."""
+        if isinstance(logits, (tuple, list)):
+            raise TypeError(
+                f"Received {len(logits)} outputs. Expected one array of logits; a pair of "
+                'means and variances is for task="regression".'
+            )
         check_samples(logits, "logits", "(S, ..., K)", least_ndim=2)
         classes = logits.shape[-1]
         if classes < 2:
@@ -95,6 +100,8 @@ class RunningClassification:
     def add(self, logits: mx.array) -> None:
         """Takes samples in that :meth:`check` has let pass."""
         logits = logits.astype(mx.float32)
+        if self._entropy.samples == 0:
+            _refuse_probabilities(logits)
         # The logarithms of softmax up to a constant, the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
         weights = mx.exp(logarithms)
@@ -138,3 +145,14 @@ def _entropy(probabilities: mx.array, logarithms: mx.array) -> mx.array:
     # 0 * log(0) is 0 here, where arithmetic says nan.
     logarithms = mx.where(probabilities > 0, logarithms, 0)
     return -(probabilities * logarithms).sum(-1)
+
+
+def _refuse_probabilities(logits: mx.array) -> None:
+    add_up = (mx.abs(logits.sum(-1) - 1) < 1e-5).all()
+    refuse_where(
+        add_up & (logits >= 0).all(),
+        lambda index: (
+            "Received logits that are at least 0 and add up to 1, as probabilities do. "
+            "Leave out the network's last softmax, or give mx.log(probabilities)."
+        ),
+    )

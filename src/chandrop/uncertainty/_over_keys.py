@@ -13,6 +13,7 @@ from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
 
 Network = nn.Module | Callable[..., Any]
+_KEYS = "mx.random.split(mx.random.key(0), 32)"
 Dropout = bool | Callable[[str, nn.Module], bool] | None
 
 
@@ -23,10 +24,10 @@ def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
         with subnetworks(fn, True if dropout is None else dropout) as function:
             yield function
         return
-    if not callable(fn):
+    if isinstance(fn, type) or not callable(fn):
+        received = f"the class {fn.__name__}" if isinstance(fn, type) else f"fn {type(fn)}"
         raise TypeError(
-            f"Received fn of type {type(fn).__name__}. Expected a model, or a function of "
-            "a key and an input."
+            f"Received {received}. Expected a model, or a function of a key and an input."
         )
     if dropout is not None:
         raise ValueError(
@@ -39,11 +40,17 @@ def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
 
 def chunks_of(keys: Any, chunk: Any) -> list[mx.array]:
     """Cuts keys ``(S, 2)`` into parts of `chunk`, the last of which may be shorter."""
+    if not isinstance(keys, mx.array):
+        fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
+        raise TypeError(
+            f"Received keys of type {type(keys).__name__}. Expected an mx.array (S, 2), "
+            f"one key for each of S samples: {fix}."
+        )
     check_key(keys)
     if keys.ndim != 2 or len(keys) == 0:
         raise ValueError(
             f"Received keys of shape {keys.shape}. Expected (S, 2), one key for each of S "
-            ">= 1 samples: mx.random.split(mx.random.key(0), 32)."
+            f">= 1 samples: {_KEYS}."
         )
     size = as_size(chunk, "chunk", len(keys))
     return [keys[start : start + size] for start in range(0, len(keys), size)]

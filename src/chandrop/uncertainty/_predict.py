@@ -28,7 +28,7 @@ _RUNNING: dict[str, type[RunningClassification] | type[RunningRegression]] = {
 def predict(
     fn: Network,
     keys: mx.array,
-    x: mx.array,
+    x: mx.array | tuple[mx.array, ...],
     task: Literal["classification"] = "classification",
     *,
     batch_size: int | None = None,
@@ -43,7 +43,7 @@ def predict(
 def predict(
     fn: Network,
     keys: mx.array,
-    x: mx.array,
+    x: mx.array | tuple[mx.array, ...],
     task: Literal["regression"],
     *,
     batch_size: int | None = None,
@@ -57,7 +57,7 @@ def predict(
 def predict(
     fn: Network,
     keys: mx.array,
-    x: mx.array,
+    x: mx.array | tuple[mx.array, ...],
     task: str = "classification",
     *,
     batch_size: int | None = None,
@@ -74,16 +74,18 @@ def predict(
 
     Args:
         fn: a trained model; or a pure function ``fn(key, x)``. It gives logits
-            ``(B, ..., K)``, or for a regression means ``(B, ...)`` or a pair of means and
-            variances: one output for each image, pixel or voxel. A model is called in eval
-            mode, but with its dropout layers on, those of ``mlx.nn`` too, and is left as it
-            was. A function is given keys as layers, :func:`chandrop.nn.functional_call` and
-            :mod:`chandrop.functional` take them: ``(1, 2)``, a key for all examples of the
-            batch, or ``(B, 2)``. It derives others by :func:`chandrop.random.fold_in`.
+            ``(B, ..., K)``, classes last; or for a regression means ``(B, ...)`` or a pair
+            of means and variances: one output for each image, pixel or voxel. A model is
+            called in eval mode, but with its dropout layers on, those of ``mlx.nn`` too,
+            and is left as it was. A function is given keys as layers,
+            :func:`chandrop.nn.functional_call` and :mod:`chandrop.functional` take them:
+            ``(1, 2)``, a key for all examples of the batch, or ``(B, 2)``. It derives
+            others by :func:`chandrop.random.fold_in`.
         keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
             :func:`chandrop.random.balanced_keys`, whose samples' mean varies less.
-        x: the examples, along axis 0. The axis 0 of what a dropout layer is given has to be
-            that of the examples, too.
+        x: the examples, along axis 0; or a tuple of such arrays for several inputs, as
+            ``fn(key, *x)`` or ``model(*x)`` takes them. The axis 0 of what a dropout layer
+            is given has to be that of the examples, too.
         task: ``"classification"`` or ``"regression"``.
         batch_size: how many examples at a time. Default: all.
         chunk: how many keys at a time, by ``mx.vmap``: what does not depend on the key is
@@ -123,25 +125,23 @@ def predict(
     Lacoste, "Bayesian active learning for production", 2020).
     """
     if not isinstance(task, str) or task not in _RUNNING:
+        received = repr(task) if isinstance(task, str) else f"of type {type(task).__name__}"
         raise ValueError(
-            f'Received task = {task!r}. Expected "classification" or "regression".'
+            f'Received task = {received}. Expected "classification" or "regression". '
+            "Several inputs are a tuple: predict(model, keys, (x, z))."
         )
     chunks = chunks_of(keys, chunk)
-    if not isinstance(x, mx.array):
-        raise TypeError(
-            f"Received x of type {type(x).__name__}. Expected an mx.array: mx.array(x)."
-        )
-    if x.ndim == 0 or len(x) == 0:
-        raise ValueError(f"Received x of shape {x.shape}. Expected at least one example.")
-    size = as_size(batch_size, "batch_size", len(x))
-    starts = range(0, len(x), size)
+    inputs = x if isinstance(x, tuple) else (x,)
+    examples = _number_of_examples(inputs)
+    size = as_size(batch_size, "batch_size", examples)
+    starts = range(0, examples, size)
     results: list[Any] = []
     with (
         as_function(fn, dropout) as function,
         progress_bar(len(starts) * len(keys), progress) as advance,
     ):
         for start in starts:
-            batch = x[start : start + size]
+            batch = [array[start : start + size] for array in inputs]
             summary = BlockwiseSummary(_RUNNING[task], first_example=start)
             for chosen in chunks:
                 summary.add(_outputs(function, chosen, batch, start, consistent))
@@ -150,27 +150,45 @@ def predict(
     return joined(results)
 
 
+def _number_of_examples(inputs: tuple[mx.array, ...]) -> int:
+    for x in inputs:
+        if not isinstance(x, mx.array):
+            raise TypeError(
+                f"Received x of type {type(x).__name__}. Expected an mx.array: "
+                "mx.array(x); or a tuple of them for several inputs."
+            )
+    lengths = {x.shape[0] if x.ndim else 0 for x in inputs}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"Received x of shape {', '.join(str(x.shape) for x in inputs)}. Expected at "
+            "least one example, along axis 0, and of several inputs as many of each."
+        )
+    return lengths.pop()
+
+
 def _outputs(
     function: Callable[..., Any],
     keys: mx.array,
-    batch: mx.array,
+    batch: list[mx.array],
     first_example: int,
     consistent: bool,
 ) -> Any:
     """Gives what the function gives for each key, of one batch."""
-    n = len(batch)
+    n = len(batch[0])
 
     def output(key: mx.array) -> Any:
         drawn = key[None] if consistent else example_keys(key, n, first_example)
         try:
-            return function(drawn, batch)
+            return function(drawn, *batch)
         except ValueError as error:
             if "Expected key shape" not in str(error):
                 raise
             raise ValueError(
-                f"fn gave mx.random a key of shape {drawn.shape}, for all examples of a "
-                "batch, as layers, functional_call and chandrop.functional take it. Derive "
-                "other keys from it by chandrop.random.fold_in(key, 0), (key, 1), ..."
+                f"fn gave mx.random a key made from that of predict, {drawn.shape}: a key "
+                "for all examples of a batch. It is for layers, functional_call and "
+                "chandrop.functional, and chandrop.random.fold_in(key, 0) derives others. "
+                "mx.random takes key[0], if that is no balanced key; draw with 1 in place "
+                "of the number of examples, so that they share the mask."
             ) from error
 
     outputs = over_keys(output, keys)
@@ -178,8 +196,8 @@ def _outputs(
         if not isinstance(array, mx.array):
             raise TypeError(
                 f"Received an output of type {type(array).__name__}. Expected an mx.array. "
-                "Take one out in a function: lambda key, x: functional_call(model, {}, x, "
-                'key=key, dropout=True)["logits"].'
+                'Take one out of it: predict(nn.Sequential(model, lambda y: y["logits"]), '
+                "keys, x)."
             )
         if array.shape[1:2] != (n,):
             raise ValueError(

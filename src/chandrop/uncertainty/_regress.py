@@ -51,6 +51,7 @@ def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
     Source: Kendall and Gal, "What uncertainties do we need in Bayesian deep learning for
     computer vision?", NeurIPS 2017, equation 9.
     """
+    check_array(means, "means")
     outputs = means if variances is None else (means, variances)
     RunningRegression.check(outputs)
     running = RunningRegression()
