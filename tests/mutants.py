@@ -809,6 +809,20 @@ MUTANTS = [
         "if False:",
         "test_predict.py::test_a_model_that_cannot_be_vmapped",
     ),
+    Mutant(
+        "probabilities pass for logits",
+        CLASSIFY,
+        "add_up & (logits >= 0).all()",
+        "add_up & (logits >= 2).all()",
+        "test_predict.py::test_probabilities_in_place_of_logits",
+    ),
+    Mutant(
+        "only the first of several inputs is cut",
+        PREDICT,
+        "[array[start : start + size] for array in inputs]",
+        "[inputs[0][start : start + size], *inputs[1:]]",
+        "test_predict.py::test_several_inputs",
+    ),
 ]
 
 
