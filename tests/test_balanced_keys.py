@@ -78,12 +78,15 @@ def test_vmap_is_the_loop(subject, key):
         assert_same(together[i], subject.call(x, 0.5, keys[i]))
 
 
-@each
-def test_compiled_is_eager(subject, key, compiles):
-    x, keys = normal(subject.shape()), balanced_keys(key, 2)
-    compiled = mx.compile(lambda x, key: subject.call(x, 0.5, key))
-    for member in keys:
-        assert_same(compiled(x, member), subject.call(x, 0.5, member))
+@pytest.mark.parametrize("keys_for", ["all examples", "each example"])
+def test_compiled_is_eager(keys_for, key, compiles):
+    def call(x, key):
+        drawn = key if keys_for == "all examples" else example_keys(key, len(x))
+        return dropout2d(x, 0.5, drawn)
+
+    x, compiled = normal((4, 3, 3, 8)), mx.compile(call)
+    for member in balanced_keys(key, 2):
+        assert_same(compiled(x, member), call(x, member))
 
 
 def test_gradients_are_the_mask(key):
