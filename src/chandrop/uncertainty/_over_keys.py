@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from chandrop.nn._subnetworks import subnetworks
 from chandrop.random import check_key
@@ -77,7 +77,19 @@ def over_keys(function: Callable[[mx.array], Any], keys: mx.array) -> Any:
 
 
 def joined(parts: list[Any]) -> Any:
-    """Joins trees of arrays along axis 0."""
+    """Joins trees of evaluated arrays along axis 0, and empties the list of them.
+
+    One array is joined after another, so that only one is there twice at a time.
+    """
     if len(parts) == 1:
-        return parts[0]
-    return tree_map(lambda *arrays: mx.concatenate(list(arrays)), *parts)
+        return parts.pop()
+    tree = tree_map(lambda _: None, parts[0])
+    leaves: list[Any] = [list(dict(tree_flatten(part)).values()) for part in parts]
+    parts.clear()
+
+    def join(_: None) -> mx.array:
+        array = mx.concatenate([part.pop(0) for part in leaves])
+        mx.eval(array)
+        return array
+
+    return tree_map(join, tree)
