@@ -378,12 +378,13 @@ def test_the_sample_that_has_nan_is_named(batch_size, chunk, keys):
         predict(network, keys, x, "regression", **cut)
 
 
-def test_outputs_that_are_not_one_for_each_example(keys, x):
-    for output in (lambda x: x.mean(), lambda x: x[:3]):
-        with pytest.raises(
-            ValueError, match=r"Received an output of shape .* for 7 examples"
-        ):
-            predict(lambda key, x: output(dropout(x, 0.5, key)), keys, x, "regression")  # noqa: B023
+@pytest.mark.parametrize("output", [lambda x: x.mean(), lambda x: x[:3]])
+def test_outputs_that_are_not_one_for_each_example(output, keys, x):
+    def network(key, x):
+        return output(dropout(x, 0.5, key))
+
+    with pytest.raises(ValueError, match=r"Received an output of shape .* for 7 examples"):
+        predict(network, keys, x, "regression")
 
 
 def test_outputs_of_other_kinds(keys, x):

@@ -49,7 +49,6 @@ def check_labelled(probabilities: Any, labels: Any) -> None:
             "the classes: labels.astype(mx.int32). One-hot labels become such by "
             "mx.argmax(labels, axis=-1)."
         )
-    one_hot = ", mx.argmax(labels, axis=-1) for one-hot labels"
     classes = probabilities.shape[-1] if probabilities.ndim else 0
     if classes < 2:
         raise ValueError(
@@ -57,6 +56,7 @@ def check_labelled(probabilities: Any, labels: Any) -> None:
             "K >= 2 classes. One probability p of two is mx.stack([1 - p, p], axis=-1)."
         )
     if labels.shape != probabilities.shape[:-1]:
+        one_hot = ", mx.argmax(labels, axis=-1) for one-hot labels"
         raise ValueError(
             f"Received labels of shape {labels.shape} for probabilities of shape "
             f"{probabilities.shape}. Expected {probabilities.shape[:-1]}"

@@ -13,8 +13,9 @@ from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
 
 Network = nn.Module | Callable[..., Any]
-_KEYS = "mx.random.split(mx.random.key(0), 32)"
 Dropout = bool | Callable[[str, nn.Module], bool] | None
+
+_KEYS = "mx.random.split(mx.random.key(0), 32)"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from typing import Any, Literal, overload
 import mlx.core as mx
 
 from chandrop.random import example_keys
-from chandrop.uncertainty._blockwise_summary import BlockwiseSummary
+from chandrop.uncertainty._blockwise_summary import BlockwiseSummary, Running
 from chandrop.uncertainty._classify import Classification, RunningClassification
 from chandrop.uncertainty._over_keys import (
     Dropout,
@@ -18,7 +18,7 @@ from chandrop.uncertainty._over_keys import (
 from chandrop.uncertainty._progress import progress_bar
 from chandrop.uncertainty._regress import Regression, RunningRegression
 
-_RUNNING: dict[str, type[RunningClassification] | type[RunningRegression]] = {
+_RUNNING: dict[str, type[Running]] = {
     "classification": RunningClassification,
     "regression": RunningRegression,
 }
@@ -82,7 +82,7 @@ def predict(
             ``(1, 2)``, a key for all examples of the batch, or ``(B, 2)``. It derives
             others by :func:`chandrop.random.fold_in`.
         keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
-            :func:`chandrop.random.balanced_keys`, whose samples' mean varies less.
+            :func:`chandrop.random.balanced_keys`, whose masks complement one another.
         x: the examples, along axis 0; or a tuple of such arrays for several inputs, as
             ``fn(key, *x)`` or ``model(*x)`` takes them. The axis 0 of what a dropout layer
             is given has to be that of the examples, too.
@@ -103,12 +103,12 @@ def predict(
         What :func:`classify` or :func:`regress` gives for all samples, evaluated.
 
     Raises:
-        TypeError: `fn` is not callable, `keys` are no keys, `x` is not an ``mx.array``, or
-            a size is not an int.
+        TypeError: `fn` is not callable, `keys` are no keys, `x` or an output is not an
+            ``mx.array``, or a size is not an int.
         ValueError: `task` is not known; there are no keys or no examples; a size is less
             than 1; the outputs are not one for each example, have nan (the error names the
-            sample) or one class; `dropout` is given for a function; else see
-            :func:`chandrop.nn.functional_call`.
+            sample) or one class, or are probabilities; `dropout` is given for a function;
+            else see :func:`chandrop.nn.functional_call`.
 
     Example:
         >>> import mlx.core as mx
