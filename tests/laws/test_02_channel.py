@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from subjects import SUBJECTS, assert_same, normal
 
 from chandrop.functional import channel_mask, dropout2d, dropout_channels
-from chandrop.functional._multiply import _repeats
+from chandrop.functional._affine import _repeats
 
 
 def assert_channels(subject, x, y, p):

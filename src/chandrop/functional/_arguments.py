@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from chandrop.functional._groups import channel_axis, check_groups
 from chandrop.random import check_key
 
 
@@ -30,6 +31,11 @@ def check_dtype(dtype: Any) -> None:
         )
 
 
+def is_zero(p: float | mx.array) -> bool:
+    """Whether `p` is a number and 0, so that nothing is dropped."""
+    return not isinstance(p, mx.array) and p == 0
+
+
 def check_rank(x: Any, spatial_ndim: int) -> None:
     """Raises if `x` lacks `spatial_ndim` spatial axes, channels and perhaps a batch."""
     unbatched = spatial_ndim + 1
@@ -47,10 +53,7 @@ def as_rate(p: Any) -> float | mx.array:
     would be a biased gradient.
     """
     if isinstance(p, mx.array):
-        if p.dtype == mx.bool_ or mx.issubdtype(p.dtype, mx.complexfloating):
-            raise TypeError(
-                f"Received p of dtype {p.dtype}. Expected a real dtype: mx.float32."
-            )
+        check_real_array(p, "p")
         return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
         raise TypeError(
@@ -64,13 +67,27 @@ def as_rate(p: Any) -> float | mx.array:
     return float(number)
 
 
-def check_rate_shape(rate: mx.array, mask_shape: Sequence[int]) -> None:
-    """Raises unless `rate` broadcasts to the mask's shape."""
-    lengths = zip(reversed(rate.shape), reversed(mask_shape), strict=False)
-    if rate.ndim > len(mask_shape) or any(n not in (1, m) for n, m in lengths):
+def check_real_array(array: Any, name: str) -> None:
+    """Raises unless this is an array of real numbers."""
+    if not isinstance(array, mx.array):
+        raise TypeError(
+            f"Received {name} of type {type(array).__name__}. Expected an mx.array: "
+            f"mx.array({name})."
+        )
+    if array.dtype == mx.bool_ or mx.issubdtype(array.dtype, mx.complexfloating):
+        raise TypeError(
+            f"Received {name} of dtype {array.dtype}. Expected a real dtype: mx.float32."
+        )
+
+
+def check_broadcasts(array: mx.array, name: str, mask_shape: Sequence[int]) -> None:
+    """Raises unless a rate, or the like, broadcasts to the shape of what is drawn."""
+    lengths = zip(reversed(array.shape), reversed(mask_shape), strict=False)
+    if array.ndim > len(mask_shape) or any(n not in (1, m) for n, m in lengths):
         raise ValueError(
-            f"Received p of shape {rate.shape}, which does not broadcast to the mask's "
-            f"shape {tuple(mask_shape)}: a mask has length 1 along the spatial axes."
+            f"Received {name} of shape {array.shape}, which does not broadcast to the "
+            f"mask's shape {tuple(mask_shape)}: a mask has length 1 along the spatial "
+            "axes, and one entry for each channel or group of channels."
         )
 
 
@@ -91,17 +108,23 @@ def as_axes(spatial_axes: Any) -> tuple[int, ...]:
 
 
 def axes_and_mask_shape(
-    shape: Sequence[int], spatial_axes: int | Sequence[int]
+    shape: Sequence[int],
+    spatial_axes: int | Sequence[int],
+    groups: int | None = None,
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Gives the spatial axes, counted from the first, and `shape` with 1 at them."""
+    """Gives the spatial axes, counted from the first, and the shape of what is drawn.
+
+    That is `shape` with 1 at the spatial axes, and `groups` at the channel axis.
+    """
     # Not in what is cached, where (4.0, 3) is the same as (4, 3).
     shape = as_integers(shape, "a shape, as x.shape")
-    return _axes_and_mask_shape(shape, as_axes(spatial_axes))
+    check_groups(groups)
+    return _axes_and_mask_shape(shape, as_axes(spatial_axes), groups)
 
 
 @lru_cache(maxsize=4096)
 def _axes_and_mask_shape(
-    shape: tuple[int, ...], spatial_axes: tuple[int, ...]
+    shape: tuple[int, ...], spatial_axes: tuple[int, ...], groups: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     ndim = len(shape)
     for axis in spatial_axes:
@@ -117,7 +140,16 @@ def _axes_and_mask_shape(
                 f"Received spatial axes {spatial_axes} for an input with {ndim} "
                 f"dimensions, which name axis {axis} twice. Expected each axis once."
             )
-    return axes, tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    mask_shape = [1 if axis in axes else n for axis, n in enumerate(shape)]
+    if groups is not None:
+        axis = channel_axis(ndim, axes)
+        if shape[axis] % groups:
+            raise ValueError(
+                f"Received groups = {groups} for {shape[axis]} channels (axis {axis} of an "
+                f"input of shape {shape}). Expected a divisor of {shape[axis]}."
+            )
+        mask_shape[axis] = groups
+    return axes, tuple(mask_shape)
 
 
 def check_keys(key: Any, shape: Sequence[int], axes: Sequence[int]) -> None:

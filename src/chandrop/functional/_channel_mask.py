@@ -2,14 +2,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from chandrop.functional._arguments import (
-    as_rate,
-    axes_and_mask_shape,
-    check_dtype,
-    check_keys,
-    check_rate_shape,
-)
-from chandrop.random._bernoulli import bernoulli
+from chandrop.functional._dropout_channels import DROPOUT
+from chandrop.functional._noise import channel_noise
 
 
 def channel_mask(
@@ -18,6 +12,8 @@ def channel_mask(
     key: mx.array,
     spatial_axes: int | Sequence[int],
     dtype: mx.Dtype = mx.float32,
+    *,
+    groups: int | None = None,
 ) -> mx.array:
     r"""Draws what :func:`dropout_channels` multiplies by: 0 or :math:`\frac{1}{1-p}`.
 
@@ -36,16 +32,18 @@ def channel_mask(
             sequence of ints, negative ones counted from the last. A batch of keys needs
             axis 0 not to be among them.
         dtype: a floating-point or complex dtype. A scale past its range is inf.
+        groups: how many groups of channels share a draw each; see :func:`dropout_channels`.
 
     Returns:
-        The mask: `shape` with 1 at the spatial axes, and at axis 0 if the key is for all
-        examples, of dtype `dtype`.
+        The mask: `shape` with 1 at the spatial axes, at axis 0 if the key is for all
+        examples, and at the channel axis for one group, of dtype `dtype`.
 
     Raises:
         TypeError: `p` is neither a real number nor an ``mx.array``; `key` is not a
-            ``uint32`` array; `dtype` is an integer's or bool.
+            ``uint32`` array; `dtype` is an integer's or bool; `groups` is not an int.
         ValueError: `p` is outside ``[0, 1]`` or nan, or does not broadcast; an axis is out
-            of range or given twice; `key` has the wrong shape or batch.
+            of range or given twice; `key` has the wrong shape or batch; `groups` does not
+            divide the channels.
 
     Example:
         >>> import mlx.core as mx
@@ -60,50 +58,5 @@ def channel_mask(
     using convolutional networks", CVPR 2015. The draw is ``mx.random.bernoulli(1 - p,
     mask_shape, key=key)``, that of ``mlx.nn.Dropout2d``.
     """
-    check_dtype(dtype)
-    rate = as_rate(p)
-    axes, mask_shape = axes_and_mask_shape(shape, spatial_axes)
-    check_keys(key, shape, axes)
-    if isinstance(rate, mx.array):
-        check_rate_shape(rate, mask_shape)
-    keep_probability, scale = _keep_probability_and_scale(rate, dtype)
-    mask = _draw(keep_probability, mask_shape, key) * scale
-    # mx.compile would fuse the mask's arithmetic into the loop over the input and repeat
-    # it for every element (on the CPU, 13 times slower after a relu), but it fuses nothing
-    # across a change of shape. Hence the draw's extra axis.
-    return mx.squeeze(mask.astype(dtype), 0)
-
-
-def _keep_probability_and_scale(
-    rate: float | mx.array, dtype: mx.Dtype
-) -> tuple[mx.array, mx.array]:
-    if isinstance(rate, mx.array):
-        return 1 - rate, mx.where(rate == 1, 0.0, 1 / (1 - rate))
-    # Slices of one array, since MLX writes a lone number into the source of the kernel that
-    # it compiles: one more run of the compiler for every rate, and in old MLX with too few
-    # digits, so that compiled and eager would differ.
-    scale = 0.0 if rate == 1 else 1 / (1 - rate)
-    numbers = mx.array([1 - rate, scale])
-    if dtype == mx.float64:
-        return numbers[:1], mx.array(scale, dtype=dtype)
-    return numbers[:1], numbers[1:]
-
-
-def _draw(
-    keep_probability: mx.array, mask_shape: tuple[int, ...], key: mx.array
-) -> mx.array:
-    """Draws what is kept: bools of shape ``(1, *mask_shape)``."""
-    # RandomBits has no derivative, so a key that is being differentiated must not reach it.
-    key = mx.stop_gradient(key)
-    if key.ndim == 1:
-        return bernoulli(keep_probability, (1, *mask_shape), key)
-    # MLX divides by the number of keys.
-    if mask_shape[0] == 0:
-        return mx.zeros((1, *mask_shape), dtype=mx.bool_)
-    one_rate = keep_probability.ndim < len(mask_shape) or keep_probability.shape[0] == 1
-    if key.shape[0] == 1 and one_rate:
-        return bernoulli(keep_probability, (1, 1, *mask_shape[1:]), key[0])
-    keys = mx.broadcast_to(key, (mask_shape[0], key.shape[1]))
-    return mx.vmap(
-        lambda keep, key: bernoulli(keep, (1, *mask_shape[1:]), key), out_axes=1
-    )(mx.broadcast_to(keep_probability, mask_shape), keys)
+    (mask,) = channel_noise(DROPOUT, shape, p, key, spatial_axes, groups, dtype)
+    return mask

@@ -1,14 +1,20 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
 
 import mlx.core as mx
 
-from chandrop.functional._arguments import check_input
-from chandrop.functional._channel_mask import channel_mask
-from chandrop.functional._multiply import multiply
+from chandrop.functional._noise import Noise, with_noise
+from chandrop.random._samples import bernoulli
 
 
 def dropout_channels(
-    x: mx.array, p: float | mx.array, key: mx.array, spatial_axes: int | Sequence[int]
+    x: mx.array,
+    p: float | mx.array,
+    key: mx.array,
+    spatial_axes: int | Sequence[int],
+    *,
+    groups: int | None = None,
 ) -> mx.array:
     r"""Zeroes channels with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
 
@@ -32,6 +38,10 @@ def dropout_channels(
             ``chandrop.random.fold_in(key, i)``.
         spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
             ones counted from the last. A batch of keys needs axis 0 not to be among them.
+        groups: how many groups of channels share a draw each, as in a convolution with
+            ``groups``: a divisor of the number of channels, which are the last axis that is
+            not spatial. `p` then has a rate for each group. Default: every channel has its
+            own draw.
 
     Returns:
         An array of the shape and dtype of `x`. A dropped value is ``x * 0``: inf and nan
@@ -40,9 +50,11 @@ def dropout_channels(
 
     Raises:
         TypeError: `x` is not an array, or is one of integers or bools; `p` is neither a
-            real number nor an ``mx.array``; `key` is not a ``uint32`` array.
+            real number nor an ``mx.array``; `key` is not a ``uint32`` array; `groups` is
+            not an int.
         ValueError: `p` is outside ``[0, 1]`` or nan, or does not broadcast; an axis is out
-            of range or given twice; `key` has the wrong shape or batch.
+            of range or given twice; `key` has the wrong shape or batch; `groups` does not
+            divide the channels.
 
     Example:
         >>> import mlx.core as mx
@@ -58,8 +70,17 @@ def dropout_channels(
     using convolutional networks", CVPR 2015, section 3.2; for all axes but the first,
     Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016.
     """
-    check_input(x)
-    mask = channel_mask(x.shape, p, key, spatial_axes, x.dtype)
-    if not isinstance(p, mx.array) and p == 0:
-        return x
-    return multiply(x, mask)
+    return with_noise(DROPOUT, x, p, key, spatial_axes, groups)
+
+
+def _coefficients(p: Any, module: ModuleType) -> tuple[Any, ...]:
+    return 1 - p, 1 / (1 - p)
+
+
+def _numbers(
+    draw: Callable[..., mx.array], keep_probability: mx.array, scale: mx.array
+) -> tuple[mx.array]:
+    return (draw(bernoulli, keep_probability) * scale,)
+
+
+DROPOUT = Noise(_coefficients, _numbers)

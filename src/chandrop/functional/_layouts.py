@@ -35,7 +35,9 @@ def dropout(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     return dropout_channels(x, p, key, ())
 
 
-def dropout1d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
+def dropout1d(
+    x: mx.array, p: float | mx.array, key: mx.array, *, groups: int | None = None
+) -> mx.array:
     """Drops whole channels of sequences, channels last.
 
     Args:
@@ -44,6 +46,8 @@ def dropout1d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
             broadcasts to ``(N, 1, C)``, such as ``(C,)``.
         key: a key ``(2,)``; or for ``NLC`` one for each example, ``(N, 2)``, or one for
             all of them alike, ``(1, 2)``.
+        groups: how many groups of channels share a draw each. Default: every channel has
+            its own.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, (-2,))``.
@@ -62,10 +66,12 @@ def dropout1d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     using convolutional networks", CVPR 2015, section 3.2.
     """
     check_rank(x, 1)
-    return dropout_channels(x, p, key, (-2,))
+    return dropout_channels(x, p, key, (-2,), groups=groups)
 
 
-def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
+def dropout2d(
+    x: mx.array, p: float | mx.array, key: mx.array, *, groups: int | None = None
+) -> mx.array:
     """Drops whole channels of images, channels last.
 
     Args:
@@ -75,6 +81,8 @@ def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``.
         key: a key ``(2,)``; or for ``NHWC`` one for each example, ``(N, 2)``, or one for
             all of them alike, ``(1, 2)``.
+        groups: how many groups of channels share a draw each. Default: every channel has
+            its own.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, (-3, -2))``.
@@ -93,10 +101,12 @@ def dropout2d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     using convolutional networks", CVPR 2015, section 3.2.
     """
     check_rank(x, 2)
-    return dropout_channels(x, p, key, (-3, -2))
+    return dropout_channels(x, p, key, (-3, -2), groups=groups)
 
 
-def dropout3d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
+def dropout3d(
+    x: mx.array, p: float | mx.array, key: mx.array, *, groups: int | None = None
+) -> mx.array:
     """Drops whole channels of volumes, channels last.
 
     Args:
@@ -105,6 +115,8 @@ def dropout3d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
             broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``.
         key: a key ``(2,)``; or for ``NDHWC`` one for each example, ``(N, 2)``, or one for
             all of them alike, ``(1, 2)``.
+        groups: how many groups of channels share a draw each. Default: every channel has
+            its own.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, (-4, -3, -2))``.
@@ -123,4 +135,4 @@ def dropout3d(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     using convolutional networks", CVPR 2015, section 3.2.
     """
     check_rank(x, 3)
-    return dropout_channels(x, p, key, (-4, -3, -2))
+    return dropout_channels(x, p, key, (-4, -3, -2), groups=groups)

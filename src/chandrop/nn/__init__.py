@@ -4,21 +4,56 @@ The layers take the place of those of ``mlx.nn``. The tools make any model a pur
 of parameters, key and input.
 """
 
+from chandrop.nn._alpha_dropout import (
+    AlphaDropout,
+    AlphaDropout1d,
+    AlphaDropout2d,
+    AlphaDropout3d,
+)
 from chandrop.nn._channel_dropout import ChannelDropout
 from chandrop.nn._check_step import check_step
 from chandrop.nn._checkpoint import checkpoint
+from chandrop.nn._concrete_dropout import (
+    ConcreteDropout,
+    ConcreteDropout1d,
+    ConcreteDropout2d,
+    ConcreteDropout3d,
+)
 from chandrop.nn._convert import convert, revert
+from chandrop.nn._drop_block import DropBlock2d, DropBlock3d
+from chandrop.nn._drop_path import DropPath
 from chandrop.nn._functional_call import functional_call
+from chandrop.nn._gaussian_dropout import (
+    GaussianDropout,
+    GaussianDropout1d,
+    GaussianDropout2d,
+    GaussianDropout3d,
+)
 from chandrop.nn._layouts import Dropout, Dropout1d, Dropout2d, Dropout3d
 from chandrop.nn._model_keys import get_keys, rekey, set_keys
 from chandrop.nn._stack_parameters import stack_parameters
 
 __all__ = [
+    "AlphaDropout",
+    "AlphaDropout1d",
+    "AlphaDropout2d",
+    "AlphaDropout3d",
     "ChannelDropout",
+    "ConcreteDropout",
+    "ConcreteDropout1d",
+    "ConcreteDropout2d",
+    "ConcreteDropout3d",
+    "DropBlock2d",
+    "DropBlock3d",
+    "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "GaussianDropout",
+    "GaussianDropout1d",
+    "GaussianDropout2d",
+    "GaussianDropout3d",
     "check_step",
     "checkpoint",
     "convert",

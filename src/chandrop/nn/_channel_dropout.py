@@ -2,12 +2,12 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from chandrop import functional
-from chandrop.functional._arguments import as_axes, axes_and_mask_shape
-from chandrop.nn._keyed_layer import KeyedLayer
+from chandrop.functional import dropout_channels
+from chandrop.functional._arguments import as_axes
+from chandrop.nn._channel_layer import ChannelLayer
 
 
-class ChannelDropout(KeyedLayer):
+class ChannelDropout(ChannelLayer):
     r"""Drops whole channels of any layout.
 
     Args:
@@ -15,6 +15,8 @@ class ChannelDropout(KeyedLayer):
             broadcasts to the mask's shape (the input's, with 1 at the spatial axes).
         spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
             ones counted from the last.
+        groups: how many groups of channels share a draw each; the channels are the last
+            axis that is not spatial. Default: every channel has its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
             that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
             :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
@@ -26,8 +28,8 @@ class ChannelDropout(KeyedLayer):
         complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, an axis is not an int, or
-            `key` is not a ``uint32`` array; at the call also as
+        TypeError: `p` is neither a number nor an ``mx.array``, an axis or `groups` is not
+            an int, or `key` is not a ``uint32`` array; at the call also as
             :func:`chandrop.functional.dropout_channels`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             also as :func:`chandrop.functional.dropout_channels`.
@@ -43,24 +45,19 @@ class ChannelDropout(KeyedLayer):
     using convolutional networks", CVPR 2015, section 3.2.
     """
 
-    _spatial_axes: tuple[int, ...]
+    _function = staticmethod(dropout_channels)
 
     def __init__(
         self,
         p: float | mx.array,
         spatial_axes: int | Sequence[int],
         *,
+        groups: int | None = None,
         key: mx.array | None = None,
     ):
-        super().__init__(p, key)
+        super().__init__(p, groups=groups, key=key)
         # nn.Module would take the tuple into its state, which then cannot be saved.
         object.__setattr__(self, "_spatial_axes", as_axes(spatial_axes))
-
-    def _check_axes(self, x: mx.array) -> None:
-        axes_and_mask_shape(x.shape, self._spatial_axes)
-
-    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
-        return functional.dropout_channels(x, self._p, key, self._spatial_axes)
 
     def _extra_repr(self) -> str:
         return f"{super()._extra_repr()}, spatial_axes={self._spatial_axes}"

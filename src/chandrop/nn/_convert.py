@@ -4,14 +4,19 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layouts import Dropout, Dropout2d, Dropout3d
 from chandrop.nn._model_keys import keyed_layers, quoted
 
 MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 CHECKPOINTING = (nn.TransformerEncoder, nn.layers.transformer.TransformerDecoder)
-_OURS = dict(zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True))
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+_OURS: dict[type[nn.Module], type[KeyedLayer]] = dict(
+    zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True)
+)
+_THEIRS: dict[type[nn.Module], type[nn.Module]] = {
+    ours: theirs for theirs, ours in _OURS.items()
+}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -81,7 +86,8 @@ def revert(model: Model) -> Model:
     Raises:
         TypeError: `model` is not a module.
         ValueError: ``mlx.nn`` has no counterpart of a layer: it is another one than
-            ``Dropout``, ``Dropout2d`` and ``Dropout3d``, or its rate is 1 or an array. The
+            ``Dropout``, ``Dropout2d`` and ``Dropout3d``, or has groups, or its rate is 1 or
+            an array. The
             model is then left as it was. Also if a layer is in a tuple.
 
     Example:
@@ -92,14 +98,14 @@ def revert(model: Model) -> Model:
     """
     layers = keyed_layers(model)
     for path, layer in layers.items():
-        rate = layer._p
-        if type(layer) not in _THEIRS or isinstance(rate, mx.array) or rate == 1:
+        theirs = type(layer) in _THEIRS and layer._groups is None
+        if not theirs or isinstance(layer.p, mx.array) or layer.p == 1:
             raise ValueError(
                 f"Received a model with a {layer} at {quoted([path])}, which mlx.nn does "
                 "not have."
             )
     for layer in layers.values():
-        _become(layer, _THEIRS[type(layer)], layer._p)
+        _become(layer, _THEIRS[type(layer)], layer.p)
     return model
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop.functional._arguments import as_rate, check_dtype, check_input
+from chandrop.functional._arguments import as_rate, check_dtype, check_input, is_zero
 from chandrop.nn._layers_of_the_call import path_in_the_call
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
@@ -16,7 +16,10 @@ class KeyedLayer(nn.Module):
     The key is the array attribute ``_key``. The underscore keeps it out of
     ``parameters()``, so optimizers, weights files and ``set_dtype`` never see it; as an
     array it is in ``state``, so ``mx.compile(step, inputs=state, outputs=state)`` carries
-    it from step to step.
+    it from step to step. So does an array of rates, ``_p``.
+
+    The rate may be set: ``layer.p = 0.2``. As an array, ``layer.p = mx.array(0.2)``, it may
+    change at every step of a compiled function, without a retrace.
 
     A deep copy gets a key of its own, since ``[deepcopy(layer) for _ in range(n)]`` is how
     people build stacks; a pickle keeps the key.
@@ -24,7 +27,7 @@ class KeyedLayer(nn.Module):
 
     def __init__(self, p: float | mx.array, key: mx.array | None):
         super().__init__()
-        as_rate(p)
+        self.p = p
         if key is None:
             key = _key_from_global_stream()
         check_key(key)
@@ -33,8 +36,22 @@ class KeyedLayer(nn.Module):
                 f"Received keys of shape {key.shape}. Expected one key, (2,); a batch of "
                 "keys is given at the call: layer(x, key=keys)."
             )
-        self._p = p
         self._key = key
+
+    @property
+    def p(self) -> float | mx.array:
+        """The rate."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float | mx.array) -> None:
+        as_rate(p)
+        self._p = p
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # nn.Module would not call the setter, but make an array a parameter.
+        setattr_ = object.__setattr__ if name == "p" else nn.Module.__setattr__
+        setattr_(self, name, value)
 
     def __call__(self, x: mx.array, *, key: mx.array | None = None) -> mx.array:
         """Drops in training mode; gives `x` back in eval mode.
@@ -78,10 +95,10 @@ class KeyedLayer(nn.Module):
 
     def _would_drop(self) -> bool:
         """Whether a call draws a mask that is not known beforehand to keep everything."""
-        return self.training and (isinstance(self._p, mx.array) or self._p > 0)
+        return self.training and not is_zero(self.p)
 
     def _extra_repr(self) -> str:
-        return f"p={self._p}"
+        return f"p={self.p}"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "KeyedLayer":
         copied = type(self).__new__(type(self))

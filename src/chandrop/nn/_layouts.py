@@ -1,18 +1,17 @@
 """Dropout layers under the names of the layouts that people use, as in ``mlx.nn``."""
 
-import mlx.core as mx
-
-from chandrop import functional
-from chandrop.functional._arguments import check_rank
-from chandrop.nn._keyed_layer import KeyedLayer
+from chandrop.functional import dropout_channels
+from chandrop.nn._channel_layer import LayoutLayer
 
 
-class Dropout(KeyedLayer):
+class Dropout(LayoutLayer):
     r"""Drops elements, each on its own: takes the place of ``mlx.nn.Dropout``.
 
     Args:
         p: the probability of dropping an element: a number in ``[0, 1]``, or an array that
             broadcasts to the shape of the input. Default: ``0.5``.
+        groups: how many groups of neighbours along the last axis share a draw each.
+            Default: every element has its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
             that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
             :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
@@ -23,8 +22,9 @@ class Dropout(KeyedLayer):
         Input and output: any shape, of a floating-point or complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
-            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout`.
+        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
+            `key` is not a ``uint32`` array; at the call also as
+            :func:`chandrop.functional.dropout`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             also as :func:`chandrop.functional.dropout`.
 
@@ -39,19 +39,18 @@ class Dropout(KeyedLayer):
     way to prevent neural networks from overfitting", JMLR 15, 2014.
     """
 
-    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
-        super().__init__(p, key)
-
-    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
-        return functional.dropout(x, self._p, key)
+    _function = staticmethod(dropout_channels)
+    _spatial_axes = ()
 
 
-class Dropout1d(KeyedLayer):
+class Dropout1d(LayoutLayer):
     r"""Drops whole channels of sequences, channels last.
 
     Args:
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+        groups: how many groups of channels share a draw each. Default: every channel has
+            its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
             that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
             :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
@@ -62,8 +61,9 @@ class Dropout1d(KeyedLayer):
         Input and output: ``NLC`` or ``LC``, of a floating-point or complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
-            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout1d`.
+        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
+            `key` is not a ``uint32`` array; at the call also as
+            :func:`chandrop.functional.dropout1d`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             for an input of another rank, also as :func:`chandrop.functional.dropout1d`.
 
@@ -78,22 +78,18 @@ class Dropout1d(KeyedLayer):
     using convolutional networks", CVPR 2015, section 3.2.
     """
 
-    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
-        super().__init__(p, key)
-
-    def _check_axes(self, x: mx.array) -> None:
-        check_rank(x, 1)
-
-    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
-        return functional.dropout1d(x, self._p, key)
+    _function = staticmethod(dropout_channels)
+    _spatial_axes = (-2,)
 
 
-class Dropout2d(KeyedLayer):
+class Dropout2d(LayoutLayer):
     r"""Drops whole channels of images: takes the place of ``mlx.nn.Dropout2d``.
 
     Args:
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+        groups: how many groups of channels share a draw each. Default: every channel has
+            its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
             that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
             :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
@@ -105,8 +101,9 @@ class Dropout2d(KeyedLayer):
         channels first: ``ChannelDropout(p, (2, 3))``.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
-            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout2d`.
+        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
+            `key` is not a ``uint32`` array; at the call also as
+            :func:`chandrop.functional.dropout2d`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             for an input of another rank, also as :func:`chandrop.functional.dropout2d`.
 
@@ -121,22 +118,18 @@ class Dropout2d(KeyedLayer):
     using convolutional networks", CVPR 2015, section 3.2.
     """
 
-    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
-        super().__init__(p, key)
-
-    def _check_axes(self, x: mx.array) -> None:
-        check_rank(x, 2)
-
-    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
-        return functional.dropout2d(x, self._p, key)
+    _function = staticmethod(dropout_channels)
+    _spatial_axes = (-3, -2)
 
 
-class Dropout3d(KeyedLayer):
+class Dropout3d(LayoutLayer):
     r"""Drops whole channels of volumes: takes the place of ``mlx.nn.Dropout3d``.
 
     Args:
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+        groups: how many groups of channels share a draw each. Default: every channel has
+            its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
             that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
             :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
@@ -147,8 +140,9 @@ class Dropout3d(KeyedLayer):
         Input and output: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, or `key` is not a
-            ``uint32`` array; at the call also as :func:`chandrop.functional.dropout3d`.
+        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
+            `key` is not a ``uint32`` array; at the call also as
+            :func:`chandrop.functional.dropout3d`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             for an input of another rank, also as :func:`chandrop.functional.dropout3d`.
 
@@ -163,11 +157,5 @@ class Dropout3d(KeyedLayer):
     using convolutional networks", CVPR 2015, section 3.2.
     """
 
-    def __init__(self, p: float | mx.array = 0.5, *, key: mx.array | None = None):
-        super().__init__(p, key)
-
-    def _check_axes(self, x: mx.array) -> None:
-        check_rank(x, 3)
-
-    def _drop(self, x: mx.array, key: mx.array) -> mx.array:
-        return functional.dropout3d(x, self._p, key)
+    _function = staticmethod(dropout_channels)
+    _spatial_axes = (-4, -3, -2)

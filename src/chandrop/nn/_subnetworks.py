@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop.functional._arguments import is_zero
 from chandrop.nn._containers import containers
 from chandrop.nn._convert import CHECKPOINTING, MLX_DROPOUTS, convert_layer, is_convertible
 from chandrop.nn._functional_call import functional_call
@@ -69,12 +70,8 @@ def _check_rates(
             "without dropout, it has no subnetworks. If one is in a lambda or the like: "
             "make it an attribute of the model."
         )
-    rates = [layer._p for layer in layers.values()]
-    if (
-        dropout is not False
-        and rates
-        and not any(isinstance(p, mx.array) or p > 0 for p in rates)
-    ):
+    rates = [layer.p for layer in layers.values()]
+    if dropout is not False and rates and all(is_zero(p) for p in rates):
         raise ValueError(
             f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
             "subnetworks are the same. If it was trained without dropout, it has none."

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import mlx.core as mx
@@ -11,16 +12,26 @@ _SHORT, _BEST = 32, 512
 _SHARE, _FEW = 1 / 8, 2**14
 
 
-def multiply(x: mx.array, mask: mx.array) -> mx.array:
-    """Multiplies by a mask that has 1 at the spatial axes, fast also for few channels."""
+def affine(x: mx.array, multiplier: mx.array, shift: mx.array | None = None) -> mx.array:
+    """Gives ``x * multiplier + shift``, fast also for few channels.
+
+    Both have 1 at the spatial axes, or all are of the shape of `x`.
+    """
+    y = _by_channel(mx.multiply, x, multiplier)
+    return y if shift is None else _by_channel(mx.add, y, shift)
+
+
+def _by_channel(
+    operation: Callable[[mx.array, mx.array], mx.array], x: mx.array, mask: mx.array
+) -> mx.array:
     axis, repeats = _repeats(x.shape, mask.shape)
     if repeats == 1:
-        return x * mask
+        return operation(x, mask)
     repeated = _repeat(mask, repeats, axis)
-    # mx.compile can fuse this product with what x comes from, but not across a view of x.
+    # mx.compile can fuse this operation with what x comes from, but not across a view of x.
     if repeats == x.shape[axis]:
-        return x * repeated
-    blocks = mx.unflatten(x, axis, (-1, repeats)) * mx.expand_dims(repeated, axis)
+        return operation(x, repeated)
+    blocks = operation(mx.unflatten(x, axis, (-1, repeats)), mx.expand_dims(repeated, axis))
     return mx.flatten(blocks, axis, axis + 1)
 
 

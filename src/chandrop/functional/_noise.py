@@ -1,0 +1,56 @@
+"""What the members of the family share: everything but their formulas."""
+
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from chandrop.functional._affine import affine
+from chandrop.functional._arguments import check_dtype, check_input, is_zero
+from chandrop.functional._channels import Channels
+from chandrop.functional._coefficients import coefficients_of
+
+
+class Noise(NamedTuple):
+    """The formula of a member, in two steps.
+
+    Attributes:
+        coefficients: what is made of a rate; see :func:`coefficients_of`.
+        numbers: ``(draw, *coefficients) -> (multiplier,)`` or ``(multiplier, shift)``, with
+            ``draw(sample, *rates)`` to draw one number for each channel.
+    """
+
+    coefficients: Callable[[Any, ModuleType], tuple[Any, ...]]
+    numbers: Callable[..., tuple[mx.array, ...]]
+
+
+def with_noise(
+    noise: Noise,
+    x: mx.array,
+    p: float | mx.array,
+    key: mx.array,
+    spatial_axes: int | Sequence[int],
+    groups: int | None,
+) -> mx.array:
+    """Gives `x` with the noise of a member; `x` itself if its rate is the number 0."""
+    check_input(x)
+    numbers = channel_noise(noise, x.shape, p, key, spatial_axes, groups, x.dtype)
+    return x if is_zero(p) else affine(x, *numbers)
+
+
+def channel_noise(
+    noise: Noise,
+    shape: Sequence[int],
+    p: float | mx.array,
+    key: mx.array,
+    spatial_axes: int | Sequence[int],
+    groups: int | None,
+    dtype: mx.Dtype,
+) -> tuple[mx.array, ...]:
+    """Checks what a member is given; gives its multiplier, and its shift if it has one."""
+    check_dtype(dtype)
+    channels = Channels(shape, key, spatial_axes, groups)
+    coefficients = coefficients_of(noise.coefficients, channels.rate(p), dtype)
+    numbers = noise.numbers(channels.draw, *coefficients)
+    return tuple(channels.mask(number, dtype) for number in numbers)
