@@ -73,7 +73,8 @@ class GaussianDropout2d(LayoutLayer):
 
     Args:
         p: the rate of the dropout whose variance the noise has: a number in ``[0, 1]``, or
-            an array that broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+            an array that broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default:
+            ``0.5``.
         groups: how many groups of channels share a draw each. Default: every channel has
             its own.
         key: the key to begin with, ``(2,)``; see :class:`Dropout`.
@@ -105,7 +106,8 @@ class GaussianDropout3d(LayoutLayer):
 
     Args:
         p: the rate of the dropout whose variance the noise has: a number in ``[0, 1]``, or
-            an array that broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default: ``0.5``.
+            an array that broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default:
+            ``0.5``.
         groups: how many groups of channels share a draw each. Default: every channel has
             its own.
         key: the key to begin with, ``(2,)``; see :class:`Dropout`.
