@@ -16,14 +16,26 @@ class Subject:
     """A function or layer under test.
 
     call: ``(x, p, key) -> y``.
-    spatial_axes: for the rank of an input, the axes that share one draw.
+    spatial_axes: for the rank of an input, the axes that share one draw, or one rate.
     ranks: the ranks that it takes, the last of them batched.
+    drops: whether it multiplies whole channels by 0 or ``1 / (1 - p)``.
+    shifts: whether it adds something, too.
+    least: the least length of an axis.
     """
 
     name: str
     call: Callable[[mx.array, float | mx.array, mx.array], mx.array]
     spatial_axes: Callable[[int], tuple[int, ...]]
     ranks: tuple[int, ...]
+    drops: bool = True
+    shifts: bool = False
+    least: int = 1
+
+    def shift(self, shape, p, key):
+        return self.call(mx.zeros(shape), p, key)
+
+    def multiplier(self, shape, p, key):
+        return self.call(mx.ones(shape), p, key) - self.shift(shape, p, key)
 
     def mask_shape(self, shape):
         axes = self.spatial_axes(len(shape))
@@ -44,7 +56,7 @@ class Subject:
     def cases(self, max_side=5):
         """Hypothesis: shapes that it takes."""
         return st.sampled_from(self.ranks).flatmap(
-            lambda rank: st.tuples(*[st.integers(1, max_side)] * rank)
+            lambda rank: st.tuples(*[st.integers(self.least, max_side)] * rank)
         )
 
 
@@ -66,6 +78,14 @@ def _mask(axes):
     )
 
 
+def _noise(function):
+    return lambda x, p, key: function(x, p, key, (1, 2))
+
+
+def _block(function):
+    return lambda x, p, key: function(x, p, key, block_size=2)
+
+
 def _channel_layer(axes):
     return lambda x, p, key: chandrop.nn.ChannelDropout(p, axes)(x, key=key)
 
@@ -85,6 +105,46 @@ SUBJECTS = [
     Subject("Dropout3d", _layer(chandrop.nn.Dropout3d), _named(3), (4, 5)),
     Subject("ChannelDropout", _channel_layer((1, -2)), lambda _: (1, 2), (4,)),
 ]
+SUBJECTS += [
+    Subject(
+        "drop_path",
+        chandrop.functional.drop_path,
+        lambda rank: tuple(range(1, rank)),
+        (2, 4),
+    ),
+    Subject(
+        "alpha_dropout_channels",
+        _noise(chandrop.functional.alpha_dropout_channels),
+        lambda _: (1, 2),
+        (4,),
+        drops=False,
+        shifts=True,
+    ),
+    Subject(
+        "gaussian_dropout_channels",
+        _noise(chandrop.functional.gaussian_dropout_channels),
+        lambda _: (1, 2),
+        (4,),
+        drops=False,
+    ),
+    Subject(
+        "drop_block2d",
+        _block(chandrop.functional.drop_block2d),
+        _named(2),
+        (3, 4),
+        drops=False,
+        least=2,
+    ),
+    Subject(
+        "drop_block3d",
+        _block(chandrop.functional.drop_block3d),
+        _named(3),
+        (4, 5),
+        drops=False,
+        least=2,
+    ),
+]
+DROPPING = [subject for subject in SUBJECTS if subject.drops]
 FUNCTIONS = [subject for subject in SUBJECTS if subject.name[0].islower()]
 
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from binomial import Binomial
-from subjects import SUBJECTS
+from subjects import DROPPING
 
 from chandrop.functional import dropout1d
 
@@ -13,7 +13,7 @@ RATES = (0.1, 0.5, 0.9)
 
 @pytest.mark.statistical(false_alarms=1e-8)
 @pytest.mark.parametrize("p", RATES)
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("subject", DROPPING, ids=lambda s: s.name)
 def test_rate(subject, p, get_key, false_alarms):
     """A dropped share off by 1 % of p is found with 99 % power."""
     test = Binomial(rate=p, false_alarms=false_alarms)

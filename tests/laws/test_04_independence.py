@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from binomial import Binomial
-from subjects import SUBJECTS
+from subjects import DROPPING
 
 import chandrop
 from chandrop.functional import channel_mask, dropout
@@ -51,7 +51,7 @@ def test_across_neighbouring_examples(get_key, false_alarms):
     check_pairs(mask[:, 0], false_alarms)
 
 
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("subject", DROPPING, ids=lambda s: s.name)
 def test_across_keys(subject, get_key, false_alarms):
     n = draws_for(6, false_alarms)
     x = mx.ones(subject.many(n))

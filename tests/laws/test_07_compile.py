@@ -7,7 +7,9 @@ import textwrap
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
+from compiler import literals_survive_compilation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from subjects import SUBJECTS, assert_same, normal
@@ -18,6 +20,14 @@ from chandrop.random import example_keys, fold_in
 
 pytestmark = pytest.mark.usefixtures("compiles")
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+
+
+def assert_compiled(subject, compiled, eager):
+    """The same bits, but where MLX itself, or a formula, has numbers that it shortens."""
+    if subject.drops or literals_survive_compilation():
+        assert_same(compiled, eager)
+    else:
+        np.testing.assert_allclose(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
 class Traced:
@@ -41,7 +51,7 @@ class Traced:
 def test_equals_eager(subject, p, key):
     x = normal(subject.shape())
     compiled = mx.compile(lambda x, key: subject.call(x, p, key))
-    assert_same(compiled(x, key), subject.call(x, p, key))
+    assert_compiled(subject, compiled(x, key), subject.call(x, p, key))
 
 
 @settings(max_examples=15)
@@ -64,7 +74,7 @@ def test_a_new_key_is_a_new_mask_without_a_retrace(subject, get_key):
     for _ in range(4):
         key = get_key()
         ys.append(compiled(x, key))
-        assert_same(ys[-1], subject.call(x, 0.3, key))
+        assert_compiled(subject, ys[-1], subject.call(x, 0.3, key))
     assert compiled.traces == 1
     assert not all(mx.array_equal(y, ys[0]) for y in ys)
 
@@ -74,7 +84,9 @@ def test_a_traced_rate(subject, key):
     x = normal(subject.shape())
     compiled = Traced(subject.call)
     for rate in (0.0, 0.1, 0.3, 0.7, 1.0):
-        assert_same(compiled(x, mx.array(rate), key), subject.call(x, mx.array(rate), key))
+        assert_compiled(
+            subject, compiled(x, mx.array(rate), key), subject.call(x, mx.array(rate), key)
+        )
     assert compiled.traces == 1
 
 
@@ -84,7 +96,7 @@ def test_between_other_operations(subject, key):
         return subject.call(mx.maximum(x, 0), 0.3, key) + 1
 
     x = normal(subject.shape())
-    assert_same(mx.compile(block)(x, key), block(x, key))
+    assert_compiled(subject, mx.compile(block)(x, key), block(x, key))
 
 
 @each
@@ -93,7 +105,7 @@ def test_gradient(subject, key):
         return mx.grad(lambda x: (subject.call(x, 0.3, key) ** 2).sum())(x)
 
     x = normal(subject.shape())
-    assert_same(mx.compile(gradient)(x, key), gradient(x, key))
+    assert_compiled(subject, mx.compile(gradient)(x, key), gradient(x, key))
 
 
 @each
@@ -103,7 +115,7 @@ def test_a_batch_of_keys(subject, key):
         pytest.skip("axis 0 is spatial")
     keys = mx.random.split(key, x.shape[0])
     compiled = mx.compile(lambda x, keys: subject.call(x, 0.3, keys))
-    assert_same(compiled(x, keys), subject.call(x, 0.3, keys))
+    assert_compiled(subject, compiled(x, keys), subject.call(x, 0.3, keys))
 
 
 @each
@@ -111,7 +123,7 @@ def test_vmap_inside(subject, key):
     xs = normal((3, *subject.shape()))
     keys = mx.random.split(key, 3)
     ensemble = mx.vmap(lambda x, key: subject.call(x, 0.3, key))
-    assert_same(mx.compile(ensemble)(xs, keys), ensemble(xs, keys))
+    assert_compiled(subject, mx.compile(ensemble)(xs, keys), ensemble(xs, keys))
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16, mx.complex64], ids=str)

@@ -29,9 +29,13 @@ def test_dtype_is_kept_and_the_mask_is_that_of_float32(subject, data):
         y = subject.call(x, rate, key)
         assert y.dtype == dtype
         wide = mx.complex64 if dtype == mx.complex64 else mx.float32
-        mask = subject.call(mx.ones(x.shape), rate, key)
-        expected = np.array(x.astype(wide)) * np.array(mask)
-        np.testing.assert_allclose(np.array(y.astype(wide)), expected, rtol=rounding)
+        mask = np.array(subject.multiplier(x.shape, rate, key))
+        shift = np.array(subject.shift(x.shape, rate, key))
+        expected = np.array(x.astype(wide)) * mask + shift
+        atol = 8 * rounding * np.abs(shift).max()
+        np.testing.assert_allclose(
+            np.array(y.astype(wide)), expected, rtol=rounding, atol=atol
+        )
 
 
 @pytest.mark.parametrize("dtype", list(DTYPES), ids=str)
