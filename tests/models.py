@@ -9,7 +9,18 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import chandrop
-from chandrop.nn import ChannelDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
+from chandrop.nn import (
+    AlphaDropout2d,
+    ChannelDropout,
+    DropBlock2d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropPath,
+    GaussianDropout,
+    GaussianDropout2d,
+)
 from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_of_the_call import path_in_the_call
 
@@ -111,14 +122,37 @@ class Transformer(nn.Module):
         return self.encoder(x, None)
 
 
+class Family(nn.Module):
+    """The members that are not plain dropout, with groups and arrays of rates."""
+
+    def __init__(self):
+        super().__init__()
+        self.linears = [nn.Linear(6, 8), nn.Linear(8, 8)]
+        self.block = DropBlock2d(0.2, 2, groups=4)
+        self.path = DropPath(mx.array(0.25))
+        self.gaussian = GaussianDropout2d(0.2, groups=2)
+        self.alpha = AlphaDropout2d(mx.linspace(0.1, 0.3, 8))
+        self.elements = GaussianDropout(0.3)
+        self.head = nn.Linear(8, 2)
+
+    def __call__(self, x):
+        x = self.block(mx.tanh(self.linears[0](x)))
+        x = self.gaussian(x + self.path(mx.tanh(self.linears[1](x))))
+        return self.head(self.elements(mx.tanh(self.alpha(x)).mean((1, 2))))
+
+
 @dataclass(frozen=True)
 class Model:
-    """A model under test: how it is built, and the shape of one example."""
+    """A model under test: how it is built, and the shape of one example.
+
+    plain: whether all its layers multiply channels by 0 or ``1 / (1 - p)``.
+    """
 
     build: Callable[[], nn.Module]
     example: tuple[int, ...]
     convolutions: bool = False
     calls: int = 1
+    plain: bool = True
 
     @property
     def name(self):
@@ -142,21 +176,27 @@ MODELS = [
     Model(InDicts, (6,), calls=2),
     Model(Recurrent, (4, 5)),
     Model(Transformer, (4, 8), calls=2),
+    Model(Family, (4, 4, 6), calls=5, plain=False),
 ]
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What a dropout layer did in one call: it multiplied by `mask`."""
+    """What a dropout layer did in one call: it multiplied by `mask` and added `shift`."""
 
     path: str
     layer: KeyedLayer
     mask: mx.array
+    shift: mx.array
 
     @property
     def spatial_axes(self):
         elementwise = isinstance(self.layer, Dropout)
         return () if elementwise else tuple(range(1, self.mask.ndim - 1))
+
+    @property
+    def both(self):
+        return mx.stack([self.mask, self.shift])
 
 
 @contextmanager
@@ -166,22 +206,26 @@ def recorded():
     call = KeyedLayer.__call__
 
     def recording(layer, x, *, key=None):
-        mask = call(layer, mx.ones_like(x), key=key)
-        draws.append(Draw(path_in_the_call(layer), layer, mask))
-        return x * mask
+        before = layer._key
+        shift = call(layer, mx.zeros_like(x), key=key)
+        layer._key = before
+        mask = call(layer, mx.ones_like(x), key=key) - shift
+        draws.append(Draw(path_in_the_call(layer), layer, mask, shift))
+        return x * mask + shift
 
     with mock.patch.object(KeyedLayer, "__call__", recording):
         yield draws
 
 
 @contextmanager
-def replayed(masks):
-    """Multiplies by these masks, one after the other, in place of chandrop's layers."""
-    remaining = iter(masks)
+def replayed(draws):
+    """Does what was drawn, one draw after the other, in place of chandrop's layers."""
+    remaining = iter(draws)
 
     def replaying(layer, x, *, key=None):
         layer._key = layer._key + 0  # as a layer that draws advances its key
-        return x * next(remaining)
+        mask, shift = next(remaining)
+        return x * mask + shift
 
     with mock.patch.object(KeyedLayer, "__call__", replaying):
         yield
