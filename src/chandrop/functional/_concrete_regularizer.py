@@ -57,4 +57,4 @@ def concrete_regularizer(
     squares = (weight.astype(mx.float32) ** 2).reshape(-1, channels).sum(0)
     # With log p = -softplus(-logit), and log(1 - p) = -softplus(logit), no log is of 0.
     entropy = (1 - kept) * mx.logaddexp(0, -logit) + kept * mx.logaddexp(0, logit)
-    return (length_scale**2 / 2 * squares / kept - entropy).sum()
+    return (length_scale**2 / 2 * squares * (1 + mx.exp(logit)) - entropy).sum()
