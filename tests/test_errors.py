@@ -346,3 +346,74 @@ def test_a_layer_checks_its_call_in_any_mode_and_keeps_its_key(training, key):
     with pytest.raises(ValueError, match="does not broadcast"):
         layer(mx.ones((4, 3, 2)))
     assert mx.array_equal(layer._key, key)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("2d", (2, 5, 4, 3)),
+        ("2d", (4, 6, 3)),
+        ("3d", (2, 9, 4, 5, 3)),
+        ("3d", (5, 5, 4, 3)),
+    ],
+)
+def test_blocks_larger_than_the_input(name, shape, training, key):
+    lengths = shape[-1 - int(name[0]) : -1]
+    message = (
+        rf"Received block_size = 5 for an input of {'x'.join(map(str, lengths))}, without "
+        r"batch and channels\. Expected at most 4\."
+    )
+    with pytest.raises(ValueError, match=message):
+        getattr(chandrop.functional, f"drop_block{name}")(mx.ones(shape), 0.5, key, 5)
+    layer = getattr(chandrop.nn, f"DropBlock{name}")(0.5, 5).train(training)
+    with pytest.raises(ValueError, match=message):
+        layer(mx.ones(shape))
+
+
+@pytest.mark.parametrize("block_size", [0, -3])
+def test_blocks_of_nothing(block_size, key):
+    message = rf"Received block_size = {block_size}\. Expected at least 1\."
+    with pytest.raises(ValueError, match=message):
+        chandrop.functional.drop_block2d(mx.ones((2, 5, 4, 3)), 0.5, key, block_size)
+    with pytest.raises(ValueError, match=message):
+        chandrop.nn.DropBlock3d(0.5, block_size)
+
+
+@pytest.mark.parametrize("block_size", [2.0, "3", None, True, (2, 2)], ids=repr)
+def test_block_sizes_of_another_type(block_size, key):
+    message = rf"Received block_size of type {type(block_size).__name__}\. Expected an in"
+    with pytest.raises(TypeError, match=message):
+        chandrop.functional.drop_block2d(mx.ones((2, 5, 4, 3)), 0.5, key, block_size)
+    with pytest.raises(TypeError, match=message):
+        chandrop.nn.DropBlock2d(0.5, block_size)
+
+
+@pytest.mark.parametrize(
+    ("build", "ranks"),
+    [
+        (lambda: chandrop.nn.DropBlock2d(0.5, 1), (3, 4)),
+        (lambda: chandrop.nn.DropBlock3d(0.5, 1), (4, 5)),
+        (lambda: chandrop.nn.AlphaDropout1d(), (2, 3)),
+        (lambda: chandrop.nn.GaussianDropout2d(), (3, 4)),
+        (lambda: chandrop.nn.ConcreteDropout3d(), (4, 5)),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_ranks_of_the_family(build, ranks, training):
+    for rank in set(range(7)) - set(ranks):
+        message = (
+            f"Received input with {rank} dimensions. Expected {ranks[0]} or {ranks[1]}"
+        )
+        with pytest.raises(ValueError, match=message):
+            build().train(training)(mx.ones((2,) * rank))
+    for rank in ranks:
+        assert build().train(training)(mx.ones((2,) * rank)).ndim == rank
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_scalar_has_no_path(training, key):
+    with pytest.raises(ValueError, match=r"Received a scalar\. .*axis 0 is the batch"):
+        chandrop.functional.drop_path(mx.array(1.0), 0.5, key)
+    with pytest.raises(ValueError, match=r"Received a scalar\. .*axis 0 is the batch"):
+        chandrop.nn.DropPath(0.5).train(training)(mx.array(1.0))

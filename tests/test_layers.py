@@ -1,5 +1,6 @@
 """Layers as modules: their key is state, and they take the place of mlx.nn's."""
 
+import functools
 import pickle
 
 import mlx.core as mx
@@ -19,6 +20,87 @@ SHAPES = {
     "Dropout3d": (4, 2, 3, 3, 6),
 }
 each = pytest.mark.parametrize("name", SHAPES)
+SPATIAL_AXES = {"": (), "1d": (1,), "2d": (1, 2), "3d": (1, 2, 3)}
+
+
+def _family():
+    """Every other layer: how it is built, the function that it stands for, a shape."""
+    family = {
+        "DropPath": (chandrop.nn.DropPath, functional.drop_path, (4, 3, 6), {}),
+        "DropBlock2d": (
+            chandrop.nn.DropBlock2d,
+            functional.drop_block2d,
+            (4, 5, 6, 6),
+            {"block_size": 3},
+        ),
+        "DropBlock3d": (
+            chandrop.nn.DropBlock3d,
+            functional.drop_block3d,
+            (4, 3, 5, 4, 6),
+            {"block_size": 2},
+        ),
+    }
+    for layout, axes in SPATIAL_AXES.items():
+        for name, function in [
+            ("AlphaDropout", functional.alpha_dropout_channels),
+            ("GaussianDropout", functional.gaussian_dropout_channels),
+        ]:
+            layer = getattr(chandrop.nn, f"{name}{layout}")
+            wrapped = functools.partial(function, spatial_axes=axes)
+            family[f"{name}{layout}"] = (layer, wrapped, SHAPES[f"Dropout{layout}"], {})
+    return family
+
+
+FAMILY = _family()
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_every_layer_is_its_function(name, key):
+    build, function, shape, own = FAMILY[name]
+    layer, x = build(0.4, **own, key=key), normal(shape)
+    for _ in range(3):
+        key, sub = mx.random.split(key)
+        assert_same(layer(x), function(x, 0.4, sub, **own))
+        assert_same(layer._key, key)
+    keys = mx.random.split(key, 4)
+    for given in (keys[0], keys, keys[:1]):
+        assert_same(layer(x, key=given), function(x, 0.4, given, **own))
+    assert_same(layer._key, key)
+    assert layer.parameters() == {}
+    assert set(dict(tree_flatten(layer.state))) == {"_key"}
+    layer.eval()
+    assert layer(x) is x
+    assert_same(layer._key, key)
+    assert repr(layer).startswith(f"{name}(p=0.4")
+    if "block_size" in own:
+        assert repr(layer) == f"{name}(p=0.4, block_size={own['block_size']})"
+
+
+@pytest.mark.parametrize("name", [*FAMILY, "ConcreteDropout", "ConcreteDropout2d"])
+def test_every_layer_is_known_to_the_tools(name, key):
+    """It has a place in a model's keys, and mlx.nn has no counterpart to go back to."""
+    own = FAMILY[name][3] if name in FAMILY else {}
+    layer = getattr(chandrop.nn, name)(0.4, **own)
+    model = mlx.nn.Sequential(mlx.nn.Linear(6, 6), layer)
+    assert chandrop.nn.convert(model).layers[1] is layer
+    assert list(chandrop.nn.get_keys(model)) == ["layers.1"]
+    chandrop.nn.rekey(model, key)
+    with pytest.raises(ValueError, match=rf"a {name}\(p=.*which mlx\.nn does not have"):
+        chandrop.nn.revert(model)
+    shape = FAMILY[name][2] if name in FAMILY else SHAPES[name.replace("Concrete", "")]
+    x = normal(shape)
+    y = chandrop.nn.functional_call(model, {}, x, key=key)
+    assert_same(y, chandrop.nn.functional_call(model, {}, x, key=key))
+    assert_same(y, model(x))
+    off = chandrop.nn.functional_call(model, {}, x, dropout=False)
+    assert_same(off, model.layers[0](x))
+    with pytest.raises(ValueError, match=r'would drop: "layers\.1"'):
+        chandrop.nn.functional_call(model, {}, x)
+
+
+def test_a_layer_with_groups_has_no_counterpart():
+    with pytest.raises(ValueError, match=r"Dropout2d\(p=0\.5, groups=2\)"):
+        chandrop.nn.revert(mlx.nn.Sequential(chandrop.nn.Dropout2d(groups=2)))
 
 
 @each
