@@ -18,9 +18,9 @@ help:
 	@echo "make brain        learn from a scan of the brain and draw brain_mri.png"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
-	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras and mlx-image"
+	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
-	@echo "make bench        measure against all of them, and whole models (about 45 minutes)"
+	@echo "make bench        measure against all of them, and whole models (about 55 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -40,6 +40,7 @@ $(VENV)/examples: $(VENV)/pip pyproject.toml
 $(VENV)/peers: $(VENV)/test pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),peers]"
 	$(BIN)/python -m pip install --quiet --no-deps mlx-image==0.1.10 # its pins are old
+	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.29.2 # one file of each
 	@touch $@
 
 demo: $(VENV)/examples
@@ -67,6 +68,7 @@ bench: $(VENV)/peers $(VENV)/examples
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/uncertainty.py
+	$(BIN)/python benchmarks/family.py
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py

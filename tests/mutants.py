@@ -14,9 +14,19 @@ import tempfile
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).parents[1]
-MASK = "functional/_channel_mask.py"
+CHANNELS = "functional/_channels.py"
+COEFFICIENTS = "functional/_coefficients.py"
+DROPOUT = "functional/_dropout_channels.py"
+NOISE = "functional/_noise.py"
+GROUPS = "functional/_groups.py"
+ALPHA = "functional/_alpha_dropout_channels.py"
+GAUSSIAN = "functional/_gaussian_dropout_channels.py"
+CONCRETE = "functional/_concrete_dropout_channels.py"
+REGULARIZER = "functional/_concrete_regularizer.py"
+PATH = "functional/_drop_path.py"
+BLOCK = "functional/_drop_block.py"
 ARGUMENTS = "functional/_arguments.py"
-MULTIPLY = "functional/_multiply.py"
+AFFINE = "functional/_affine.py"
 LAYER = "nn/_keyed_layer.py"
 FOLD_IN = "random/_fold_in.py"
 MODEL_KEYS = "nn/_model_keys.py"
@@ -27,7 +37,7 @@ CHECKPOINT = "nn/_checkpoint.py"
 CONVERT = "nn/_convert.py"
 CHECK_STEP = "nn/_check_step.py"
 STACK = "nn/_stack_parameters.py"
-BERNOULLI = "random/_bernoulli.py"
+SAMPLES = "random/_samples.py"
 BALANCED = "random/_balanced_keys.py"
 SUBNETWORKS = "nn/_subnetworks.py"
 SAMPLE = "uncertainty/_sample.py"
@@ -56,44 +66,44 @@ class Mutant:
 MUTANTS = [
     Mutant(
         "the rate is off by 1 %",
-        MASK,
-        "numbers = mx.array([1 - rate, scale])",
-        "numbers = mx.array([1 - rate * 1.01, scale])",
+        DROPOUT,
+        "return 1 - p, 1 / (1 - p)",
+        "return 1 - p * 1.01, 1 / (1 - p)",
         "laws/test_03_mean.py::test_rate",
     ),
     Mutant(
         "an array's rate is off by 1 %",
-        MASK,
-        "return 1 - rate, mx.where",
-        "return 1 - rate * 0.99, mx.where",
+        COEFFICIENTS,
+        "for number in formula(rate, mx)",
+        "for number in formula(rate * 0.99, mx)",
         "laws/test_03_mean.py::test_rates_per_channel",
     ),
     Mutant(
         "the scale is off by one in the last place",
-        MASK,
-        "scale = 0.0 if rate == 1 else 1 / (1 - rate)",
-        "scale = 0.0 if rate == 1 else 1 / (1 - rate) * (1 + 2**-23)",
+        DROPOUT,
+        "1 / (1 - p)",
+        "1 / (1 - p) * (1 + 2**-23)",
         "laws/test_10_oracle.py::test_mlx_nn",
     ),
     Mutant(
         "the scale is forgotten",
-        MASK,
-        "_draw(keep_probability, mask_shape, key) * scale",
-        "_draw(keep_probability, mask_shape, key) * mx.ones_like(scale)",
+        DROPOUT,
+        "draw(bernoulli, keep_probability) * scale",
+        "draw(bernoulli, keep_probability) * mx.ones_like(scale)",
         "laws/test_02_channel.py::test_constant_per_channel",
     ),
     Mutant(
         "channels are dropped with the keep probability",
-        MASK,
-        "return numbers[:1], numbers[1:]",
-        "return 1 - numbers[:1], numbers[1:]",
+        DROPOUT,
+        "draw(bernoulli, keep_probability)",
+        "draw(bernoulli, 1 - keep_probability)",
         "laws/test_03_mean.py::test_rate",
     ),
     Mutant(
         "the key of a mask is differentiated",
-        MASK,
-        "key = mx.stop_gradient(key)",
-        "pass",
+        CHANNELS,
+        "self._key = mx.stop_gradient(key)",
+        "self._key = key",
         "laws/test_06_grad.py::test_the_key_and_the_rate_have_zero_gradient",
     ),
     Mutant(
@@ -126,29 +136,29 @@ MUTANTS = [
     ),
     Mutant(
         "all examples share the first key",
-        MASK,
-        "mask_shape), key)",
-        "mask_shape), mx.broadcast_to(key[:1], key.shape))",
+        CHANNELS,
+        "mx.broadcast_to(key, (shape[0], key.shape[1]))",
+        "mx.broadcast_to(key[:1], (shape[0], key.shape[1]))",
         "laws/test_09_cut.py::test_one_example_with_its_own_key",
     ),
     Mutant(
         "a batch of keys lies along the wrong axis",
-        MASK,
+        CHANNELS,
         "out_axes=1",
         "out_axes=-1",
         "laws/test_09_cut.py::test_one_example_with_its_own_key",
     ),
     Mutant(
         "the words of the keys of a batch are swapped",
-        MASK,
-        "mask_shape), key)",
-        "mask_shape), key[:, ::-1])",
+        CHANNELS,
+        "return each(mx.broadcast_to(key,",
+        "return each(mx.broadcast_to(key[:, ::-1],",
         "laws/test_09_cut.py::test_one_example_with_its_own_key",
     ),
     Mutant(
         "an empty batch of keys is drawn from",
-        MASK,
-        "if mask_shape[0] == 0:",
+        CHANNELS,
+        "if shape[0] == 0:",
         "if False:",
         "laws/test_09_cut.py::test_an_empty_part",
     ),
@@ -203,37 +213,37 @@ MUTANTS = [
     ),
     Mutant(
         "the mask is repeated along the wrong axis",
-        MULTIPLY,
+        AFFINE,
         "mx.unflatten(mx.flatten(mx.broadcast_to(mask, shape), axis), axis, shape[axis:])",
         "mx.repeat(mask, repeats, -1).reshape(shape)",
         "laws/test_02_channel.py::test_every_way_to_multiply",
     ),
     Mutant(
         "few channels are multiplied in short runs",
-        MULTIPLY,
+        AFFINE,
         "_SHORT, _BEST = 32, 512",
         "_SHORT, _BEST = 0, 512",
         "laws/test_02_channel.py::test_every_way_to_multiply",
     ),
     Mutant(
         "the mask is drawn in the loop over the input",
-        MASK,
-        "mx.squeeze(mask.astype(dtype), 0)",
-        "mask.astype(dtype)",
+        CHANNELS,
+        "mx.squeeze(numbers.astype(dtype), 0)",
+        "numbers.astype(dtype)",
         "laws/test_07_compile.py::test_the_mask_is_not_drawn_in_the_loop_over_the_input",
     ),
     Mutant(
         "the repeated mask is as large as the input",
-        MULTIPLY,
+        AFFINE,
         "_SHARE, _FEW = 1 / 8",
         "_SHARE, _FEW = 1",
         "test_memory.py::test_few_channels",
     ),
     Mutant(
         "numbers are literals in compiled kernels",
-        MASK,
-        "return numbers[:1], numbers[1:]",
-        "return mx.array(1 - rate), mx.array(scale)",
+        COEFFICIENTS,
+        "[array[i : i + 1] for i in range(len(numbers))]",
+        "[mx.array(n, dtype=wide) for n in numbers]",
         "laws/test_07_compile.py::test_a_new_rate_is_no_new_kernel",
     ),
     Mutant(
@@ -503,23 +513,23 @@ MUTANTS = [
     ),
     Mutant(
         "a balanced multiple is even",
-        BERNOULLI,
+        SAMPLES,
         "(2 * order + 1) * in_order",
         "2 * order * in_order",
         "test_balanced_keys.py::test_every_channel_is_dropped_equally_often",
     ),
     Mutant(
         "a balanced order is one of two",
-        BERNOULLI,
+        SAMPLES,
         "[2**30, 2**31, 3 * 2**30]",
         "[2**31, 2**31, 2**31]",
         "test_balanced_keys.py::test_pairs_of_members",
     ),
     Mutant(
         "a balanced rate is off by 1 %",
-        BERNOULLI,
-        "< p * 2.0**32",
-        "< p * 0.99 * 2.0**32",
+        SAMPLES,
+        "_balanced(shape, key) < p * 2.0**32",
+        "_balanced(shape, key) < p * 0.99 * 2.0**32",
         "test_balanced_keys.py::test_each_member_alone_is_independent",
     ),
     Mutant(
@@ -552,8 +562,8 @@ MUTANTS = [
     ),
     Mutant(
         "one key for all examples ignores their rates",
-        MASK,
-        "if key.shape[0] == 1 and one_rate:",
+        CHANNELS,
+        "if key.shape[0] == 1 and by_example.count(0) == 0:",
         "if key.shape[0] == 1:",
         "laws/test_09_cut.py::test_one_key_for_all_examples_and_rates_of_any_shape",
     ),
@@ -769,9 +779,9 @@ MUTANTS = [
     ),
     Mutant(
         "rounding makes counts uneven",
-        BERNOULLI,
-        "shifted - shifted % 2**8 < p * 2.0**32",
-        "shifted < p * (2.0**32 + 512)",
+        SAMPLES,
+        "return shifted - shifted % 2**8",
+        "return shifted",
         "test_balanced_keys.py::test_rounding_leaves_counts_even",
     ),
     Mutant(
@@ -822,6 +832,188 @@ MUTANTS = [
         "[array[start : start + size] for array in inputs]",
         "[inputs[0][start : start + size], *inputs[1:]]",
         "test_predict.py::test_several_inputs",
+    ),
+    Mutant(
+        "alpha dropout's variance is off",
+        ALPHA,
+        "(1 + p * ALPHA**2)",
+        "(1 + ALPHA**2)",
+        "test_alpha_dropout.py::test_mean_and_variance_are_kept",
+    ),
+    Mutant(
+        "alpha dropout does not move the mean back",
+        ALPHA,
+        "kept * raised - lowered",
+        "kept * raised - raised",
+        "test_alpha_dropout.py::test_the_affine_maps_are_the_papers",
+    ),
+    Mutant(
+        "the shift is lost",
+        AFFINE,
+        "return y if shift is None else _by_channel(mx.add, y, shift)",
+        "return y",
+        "test_alpha_dropout.py::test_the_affine_maps_are_the_papers",
+    ),
+    Mutant(
+        "Gaussian noise of another variance",
+        GAUSSIAN,
+        "module.sqrt(p / (1 - p))",
+        "module.sqrt(p)",
+        "test_gaussian_dropout.py::test_the_distribution",
+    ),
+    Mutant(
+        "balanced normal numbers reach infinity",
+        SAMPLES,
+        "(2.0**-24 - 1)",
+        "(-1.0)",
+        "test_gaussian_dropout.py::test_finite_for_every_word",
+    ),
+    Mutant(
+        "a logit of the wrong sign",
+        CONCRETE,
+        "- mx.log(drawn) - logit",
+        "- mx.log(drawn) + logit",
+        "test_concrete_dropout.py::test_the_papers_formula",
+    ),
+    Mutant(
+        "no gradient for the logit",
+        CONCRETE,
+        "    logit = as_logit(logit)\n",
+        "    logit = mx.stop_gradient(as_logit(logit))\n",
+        "test_concrete_dropout.py::test_the_gradient_is_that_of_finite_differences",
+    ),
+    Mutant(
+        "the temperature is not used",
+        CONCRETE,
+        "- logit) / temperature",
+        "- logit) / 0.1",
+        "test_concrete_dropout.py::test_the_papers_formula",
+    ),
+    Mutant(
+        "the regulariser pulls rates away from a half",
+        REGULARIZER,
+        "- entropy).sum()",
+        "+ entropy).sum()",
+        "test_concrete_dropout.py::test_it_learns_the_right_rates",
+    ),
+    Mutant(
+        "the weights' part is of dropout without a scale",
+        REGULARIZER,
+        "squares * (1 + mx.exp(logit))",
+        "squares * kept",
+        "test_concrete_dropout.py::test_the_regularizer_and_its_gradients",
+    ),
+    Mutant(
+        "a path for each batch",
+        PATH,
+        "range(1, x.ndim)",
+        "range(x.ndim)",
+        "laws/test_02_channel.py::test_both_values_occur_in_every_channel_axis",
+    ),
+    Mutant(
+        "overlaps of blocks are not counted",
+        BLOCK,
+        "-module.expm1(module.log1p(-p) / seeds)",
+        "p / seeds",
+        "test_drop_block.py::test_every_position_is_dropped_with_probability_p",
+    ),
+    Mutant(
+        "blocks are not cut at the border before",
+        BLOCK,
+        "mx.maximum(line[: -step * stride], line[step * stride :])",
+        "mx.maximum(line[: -step * stride], line[: -step * stride])",
+        "test_drop_block.py::test_any_in_block_is_numpys",
+    ),
+    Mutant(
+        "blocks grow past their size",
+        BLOCK,
+        "step = min(width, size - width)",
+        "step = width",
+        "test_drop_block.py::test_any_in_block_is_numpys",
+    ),
+    Mutant(
+        "the last block size is allowed to be one more",
+        BLOCK,
+        "any(block_size > n for n in lengths)",
+        "any(block_size > n + 1 for n in lengths)",
+        "test_errors.py::test_blocks_larger_than_the_input",
+    ),
+    Mutant(
+        "two draws of a word exclude each other",
+        SAMPLES,
+        "either - first + both",
+        "either - first",
+        "test_drop_block.py::test_two_draws_of_one_word_are_independent",
+    ),
+    Mutant(
+        "the second draw of a word is the rarer",
+        SAMPLES,
+        "p + (1 - p) * p)",
+        "p + (1 - p) * p * 0.95)",
+        "test_drop_block.py::test_two_draws_of_one_word_are_independent",
+    ),
+    Mutant(
+        "groups alternate",
+        GROUPS,
+        "each = mx.expand_dims(mask, axis + 1)\n    wide = (*mask.shape[: axis + 1], size, *mask.shape[axis + 1 :])",
+        "each = mx.expand_dims(mask, axis)\n    wide = (*mask.shape[:axis], size, *mask.shape[axis:])",
+        "test_groups.py::test_a_group_has_one_draw",
+    ),
+    Mutant(
+        "groups that do not divide the channels pass",
+        ARGUMENTS,
+        "if shape[axis] % groups:",
+        "if False:",
+        "test_groups.py::test_groups_that_do_not_divide_the_channels",
+    ),
+    Mutant(
+        "a layer forgets its groups",
+        "nn/_channel_layer.py",
+        "self._spatial_axes, groups=self._groups)\n\n    def _extra",
+        "self._spatial_axes, groups=None)\n\n    def _extra",
+        "test_groups.py::test_layers",
+    ),
+    Mutant(
+        "a layer with groups is reverted",
+        CONVERT,
+        " and layer._groups is None",
+        "",
+        "test_layers.py::test_a_layer_with_groups_has_no_counterpart",
+    ),
+    Mutant(
+        "a rate that is set becomes a parameter",
+        LAYER,
+        'object.__setattr__ if name == "p" else nn.Module.__setattr__',
+        "nn.Module.__setattr__",
+        "test_rates.py::test_a_rate_may_be_set",
+    ),
+    Mutant(
+        "a rate that is set is not checked",
+        LAYER,
+        "        as_rate(p)\n",
+        "",
+        "test_rates.py::test_a_rate_may_be_set",
+    ),
+    Mutant(
+        "rates of 0 to learn from pass",
+        "nn/_concrete_dropout.py",
+        "rate in (0, 1)",
+        "rate in ()",
+        "test_concrete_dropout.py::test_rates_that_would_not_be_learned",
+    ),
+    Mutant(
+        "a rate of 1 leaves numbers",
+        COEFFICIENTS,
+        "n * (rate < 1) for n",
+        "n for n",
+        "laws/test_02_channel.py::test_p_0_is_the_identity_and_p_1_is_zeros",
+    ),
+    Mutant(
+        "an array's rate of 1 leaves numbers",
+        COEFFICIENTS,
+        "mx.where(rate == 1, 0.0, number)",
+        "number",
+        "laws/test_02_channel.py::test_p_0_is_the_identity_and_p_1_is_zeros",
     ),
 ]
 

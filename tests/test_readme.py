@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
         ("cpu.short.md", "README.md"),
         ("models.short.md", "docs/whole-models.md"),
         ("uncertainty.short.md", "docs/uncertainty.md"),
+        ("family.short.md", "docs/family.md"),
     ],
 )
 def test_the_table_is_the_benchmarks(results, page):
