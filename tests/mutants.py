@@ -172,8 +172,8 @@ MUTANTS = [
     Mutant(
         "the channels are a spatial axis",
         "functional/_layouts.py",
-        "(-3, -2))\n\n\ndef",
-        "(-3, -2, -1))\n\n\ndef",
+        "(-3, -2), groups",
+        "(-3, -2, -1), groups",
         "laws/test_02_channel.py::test_both_values_occur_in_every_channel_axis",
     ),
     Mutant(
@@ -206,9 +206,9 @@ MUTANTS = [
     ),
     Mutant(
         "dropped values are selected, not multiplied",
-        "functional/_dropout_channels.py",
-        "return multiply(x, mask)",
-        "return mx.where(mask == 0, mx.zeros_like(x), multiply(x, mask))",
+        AFFINE,
+        "y = _by_channel(mx.multiply, x, multiplier)",
+        "y = mx.where(multiplier == 0, mx.zeros_like(x), x * multiplier)",
         "laws/test_02_channel.py::test_a_dropped_inf_or_nan_is_nan",
     ),
     Mutant(
@@ -242,8 +242,8 @@ MUTANTS = [
     Mutant(
         "numbers are literals in compiled kernels",
         COEFFICIENTS,
-        "[array[i : i + 1] for i in range(len(numbers))]",
-        "[mx.array(n, dtype=wide) for n in numbers]",
+        "mx.split(array, len(numbers))",
+        "[mx.array(number) for number in numbers]",
         "laws/test_07_compile.py::test_a_new_rate_is_no_new_kernel",
     ),
     Mutant(
@@ -866,7 +866,7 @@ MUTANTS = [
         SAMPLES,
         "(2.0**-24 - 1)",
         "(-1.0)",
-        "test_gaussian_dropout.py::test_finite_for_every_word",
+        "test_gaussian_dropout.py::test_finite_for_every_word_of_a_balanced_key",
     ),
     Mutant(
         "a logit of the wrong sign",
@@ -955,8 +955,8 @@ MUTANTS = [
     Mutant(
         "groups alternate",
         GROUPS,
-        "each = mx.expand_dims(mask, axis + 1)\n    wide = (*mask.shape[: axis + 1], size, *mask.shape[axis + 1 :])",
-        "each = mx.expand_dims(mask, axis)\n    wide = (*mask.shape[:axis], size, *mask.shape[axis:])",
+        "return mx.flatten(mx.broadcast_to(each, wide), axis, axis + 1)",
+        "return mx.concatenate([mask] * size, axis)",
         "test_groups.py::test_a_group_has_one_draw",
     ),
     Mutant(
@@ -1004,8 +1004,8 @@ MUTANTS = [
     Mutant(
         "a rate of 1 leaves numbers",
         COEFFICIENTS,
-        "n * (rate < 1) for n",
-        "n for n",
+        "if rate == 1:",
+        "if False:",
         "laws/test_02_channel.py::test_p_0_is_the_identity_and_p_1_is_zeros",
     ),
     Mutant(

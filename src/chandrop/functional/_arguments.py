@@ -55,7 +55,8 @@ def as_rate(p: Any) -> float | mx.array:
     if isinstance(p, mx.array):
         check_real_array(p, "p")
         return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
-    if isinstance(p, bool) or not isinstance(p, numbers.Real):
+    # Before the second question, which takes long.
+    if isinstance(p, bool) or not isinstance(p, (float, numbers.Real)):
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
             "mx.array of them: mx.array(p)."
@@ -102,8 +103,10 @@ def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
 
 def as_axes(spatial_axes: Any) -> tuple[int, ...]:
     """Gives one spatial axis, or a sequence of them, as a tuple."""
-    one = isinstance(spatial_axes, numbers.Integral) and not isinstance(spatial_axes, bool)
-    axes = (spatial_axes,) if one else spatial_axes
+    axes = spatial_axes
+    # Before the second question, which takes long.
+    if not isinstance(axes, (tuple, list, bool)) and isinstance(axes, numbers.Integral):
+        axes = (axes,)
     return as_integers(axes, "spatial axes, as 1 or (1, 2)")
 
 

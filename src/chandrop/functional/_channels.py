@@ -28,6 +28,11 @@ class Channels:
     ):
         self.axes, self.mask_shape = axes_and_mask_shape(shape, spatial_axes, groups)
         check_keys(key, shape, self.axes)
+        if key.ndim > 1 and self.mask_shape[0] not in (shape[0], 1):
+            raise ValueError(
+                f"Received a batch of keys, and {groups} groups along its axis 0. Expected "
+                "one key, (2,), or an axis for the channels."
+            )
         self._shape = shape
         self._groups = groups
         # RandomBits has no derivative, so a key that is differentiated must not reach it.

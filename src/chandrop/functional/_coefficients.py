@@ -1,16 +1,18 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
+
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 def coefficients_of(
     formula: Callable[[Any, ModuleType], tuple[Any, ...]],
     rate: float | mx.array,
     dtype: mx.Dtype,
-) -> list[mx.array]:
+) -> Iterable[mx.array]:
     """Gives what a formula makes of a rate, and 0 at a rate of 1, as arrays.
 
     Args:
@@ -23,13 +25,11 @@ def coefficients_of(
     """
     if isinstance(rate, mx.array):
         return [mx.where(rate == 1, 0.0, number) for number in formula(rate, mx)]
-    numbers = [n * (rate < 1) for n in formula(min(rate, _BELOW_ONE), math)]
-    # Slices of one array, since MLX writes a lone number into the source of the kernel that
+    numbers = formula(rate if rate < 1 else _BELOW_ONE, math)
+    if rate == 1:
+        numbers = (0.0,) * len(numbers)
+    # Parts of one array, since MLX writes a lone number into the source of the kernel that
     # it compiles: one more run of the compiler for every rate, and in old MLX with too few
     # digits, so that compiled and eager would differ.
-    wide = mx.float64 if dtype == mx.float64 else mx.float32
-    array = mx.array([*numbers, 0.0], dtype=wide)
-    return [array[i : i + 1] for i in range(len(numbers))]
-
-
-_BELOW_ONE = math.nextafter(1.0, 0.0)
+    array = mx.array(numbers, mx.float64 if dtype == mx.float64 else mx.float32)
+    return mx.split(array, len(numbers))

@@ -47,10 +47,10 @@ def channel_noise(
     spatial_axes: int | Sequence[int],
     groups: int | None,
     dtype: mx.Dtype,
-) -> tuple[mx.array, ...]:
+) -> list[mx.array]:
     """Checks what a member is given; gives its multiplier, and its shift if it has one."""
     check_dtype(dtype)
     channels = Channels(shape, key, spatial_axes, groups)
     coefficients = coefficients_of(noise.coefficients, channels.rate(p), dtype)
     numbers = noise.numbers(channels.draw, *coefficients)
-    return tuple(channels.mask(number, dtype) for number in numbers)
+    return [channels.mask(number, dtype) for number in numbers]
