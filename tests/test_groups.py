@@ -223,6 +223,13 @@ def test_groups_without_a_channel_axis(key):
         dropout_channels(mx.ones((3, 4)), 0.5, key, (0, 1), groups=2)
 
 
+def test_groups_along_the_axis_of_the_keys(key):
+    x = normal((6,))
+    assert dropout_channels(x, 0.5, key, (), groups=2).shape == (6,)
+    with pytest.raises(ValueError, match=r"a batch of keys, and 2 groups along its axis 0"):
+        dropout_channels(x, 0.5, mx.random.split(key, 6), (), groups=2)
+
+
 def test_rates_of_channels_where_there_are_groups(key):
     with pytest.raises(ValueError, match=r"p of shape \(6,\).*group of channels"):
         dropout2d(mx.ones((3, 4, 4, 6)), mx.full((6,), 0.5), key, groups=3)

@@ -83,5 +83,8 @@ class Channels:
 
     def mask(self, numbers: mx.array, dtype: mx.Dtype) -> mx.array:
         """Gives what was made of a draw the shape and dtype in which the input meets it."""
-        mask = mx.squeeze(numbers.astype(dtype), 0)
+        return self.over_groups(mx.squeeze(numbers.astype(dtype), 0))
+
+    def over_groups(self, mask: mx.array) -> mx.array:
+        """Gives each channel what its group has; one group is left as it is."""
         return over_channels(mask, self._shape, self.axes, self._groups)

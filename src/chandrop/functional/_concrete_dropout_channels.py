@@ -73,7 +73,7 @@ def concrete_dropout_channels(
     check_broadcasts(logit, "logit", channels.mask_shape)
     drawn = channels.draw(uniform)
     # sigmoid(-a) in place of 1 - sigmoid(a), which would round off what is left.
-    kept = mx.sigmoid((mx.log1p(-drawn) - mx.log(drawn) - logit) / temperature)
+    kept = mx.sigmoid((mx.log((1 - drawn) / drawn) - logit) / temperature)
     return affine(x, channels.mask(kept * (1 + mx.exp(logit)), x.dtype))
 
 

@@ -137,7 +137,9 @@ def _drop_block(
         seeds_shape[axis] = x.shape[axis] + block_size - 1
     drawn = channels.draw(bernoulli_in_pairs, seed_probability, shape=tuple(seeds_shape))
     dropped = _any_in_block(drawn, block_size, [axis + 1 for axis in channels.axes])
-    return affine(x, channels.mask((1 - dropped) * scale, x.dtype))
+    # The mask is as large as the input: here mx.compile had better fuse the two.
+    mask = ((1 - mx.squeeze(dropped, 0)) * scale).astype(x.dtype)
+    return affine(x, channels.over_groups(mask))
 
 
 def check_block_size(block_size: int, lengths: Sequence[int] = ()) -> None:

@@ -1,0 +1,379 @@
+"""Measures the members of the family against the floors of their formulas.
+
+Run it with ``python benchmarks/family.py [--output benchmarks/results/NAME]``.
+
+Whatever is compared takes turns in one process, and has its outputs evaluated. Writes
+NAME.json with the medians, NAME.md with every table and NAME.short.md with that of the
+docs.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+from measure import medians
+from mlx import nn
+from run import heading, machine
+from tables import HEADLINE, in_milliseconds, with_ratio
+from tabulate import tabulate
+from tqdm import tqdm
+
+from chandrop.functional import (
+    alpha_dropout_channels,
+    concrete_dropout_channels,
+    drop_block2d,
+    drop_block3d,
+    drop_path,
+    dropout2d,
+    gaussian_dropout_channels,
+)
+from chandrop.nn import (
+    AlphaDropout2d,
+    ConcreteDropout2d,
+    DropBlock2d,
+    DropPath,
+    GaussianDropout2d,
+)
+
+P, BLOCK_P = 0.5, 0.1
+CHANNELS = 64
+IMAGES = tuple(HEADLINE)
+SHAPES = [(16, 32, 32, CHANNELS), IMAGES, (32, 64, 64, CHANNELS)]
+VOLUMES = (8, 16, 16, 16, CHANNELS)
+SIZES = (2, 3, 5, 7)
+WAYS = ("eager", "compiled")
+AFTER_RELU = "compiled after relu"
+MOST, MOST_FOR_BLOCKS = 1.2, 2.0
+# The machine may change its speed every few seconds.
+BLOCKS, QUICK_BLOCKS = 25, 3
+
+Shape = tuple[int, ...]
+Function = Callable[..., Any]
+Call = Callable[[], object]
+
+
+def dropped(shape: Shape, key: mx.array, p: Any = P) -> list[mx.array]:
+    return [mx.random.bernoulli(1 - p, shape, key=key) / (1 - p)]
+
+
+def in_groups(shape: Shape, key: mx.array) -> list[mx.array]:
+    (mask,) = dropped((*shape[:-1], 8), key)
+    return [mx.repeat(mask, shape[-1] // 8, axis=-1)]
+
+
+def alpha(shape: Shape, key: mx.array) -> list[mx.array]:
+    kept = mx.random.bernoulli(1 - P, shape, key=key)
+    return [kept * 0.8865, kept * 1.5585 - 0.7792]
+
+
+def gaussian(shape: Shape, key: mx.array) -> list[mx.array]:
+    return [1 + mx.random.normal(shape, key=key) * (P / (1 - P)) ** 0.5]
+
+
+def concrete(shape: Shape, key: mx.array) -> list[mx.array]:
+    u = mx.random.uniform(shape=shape, key=key)
+    z = mx.sigmoid((LOGIT + mx.log(u) - mx.log(1 - u)) / 0.1)
+    return [(1 - z) * (1 + mx.exp(LOGIT))]
+
+
+@dataclass
+class Member:
+    """A function ``(x, key)``, and what its floor is made of.
+
+    Attributes:
+        function: the member.
+        mask: ``(shape, key)``, its multiplier, and its shift if it has one, in plain MLX.
+        each_example: whether every example has a draw of its own.
+        each_channel: whether every channel has.
+    """
+
+    function: Function
+    mask: Callable[[Shape, mx.array], list[mx.array]] = dropped
+    each_example: bool = True
+    each_channel: bool = True
+
+    def mask_shape(self, shape: Shape) -> Shape:
+        examples = shape[0] if self.each_example else 1
+        return (examples, 1, 1, shape[-1] if self.each_channel else 1)
+
+
+RATES, LOGIT = mx.full((CHANNELS,), P), mx.array(0.0)
+MEMBERS = {
+    "dropout2d": Member(lambda x, key: dropout2d(x, P, key)),
+    "dropout2d, groups=8": Member(lambda x, key: dropout2d(x, P, key, groups=8), in_groups),
+    "dropout2d, key[None]": Member(
+        lambda x, key: dropout2d(x, P, key[None]), each_example=False
+    ),
+    "dropout2d, p of shape (C,)": Member(
+        lambda x, key: dropout2d(x, RATES, key), partial(dropped, p=RATES)
+    ),
+    "alpha_dropout_channels": Member(
+        lambda x, key: alpha_dropout_channels(x, P, key, (1, 2)), alpha
+    ),
+    "gaussian_dropout_channels": Member(
+        lambda x, key: gaussian_dropout_channels(x, P, key, (1, 2)), gaussian
+    ),
+    "concrete_dropout_channels": Member(
+        lambda x, key: concrete_dropout_channels(x, LOGIT, key, (1, 2)), concrete
+    ),
+    "drop_path": Member(lambda x, key: drop_path(x, P, key), each_channel=False),
+}
+
+
+@dataclass
+class Comparison:
+    """Median seconds of this, of what it is held against, and of a mask beside that."""
+
+    this: str
+    shape: Shape
+    way: str
+    seconds: float
+    against: str
+    floor: float
+    mask: float = 0.0
+    at_most: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds / (self.floor + self.mask)
+
+    @property
+    def place(self) -> str:
+        return "x".join(map(str, self.shape))
+
+    def beside(self) -> str:
+        """Names all that it is held against."""
+        return f"`{self.against}`{' and the mask' * (self.mask > 0)}"
+
+    def row(self) -> list[str]:
+        cells = [f"`{self.this}`", self.place, self.way, in_milliseconds(self.seconds)]
+        cells += [f"`{self.against}`", in_milliseconds(self.floor)]
+        if self.mask:
+            cells += [in_milliseconds(self.mask), f"{self.seconds / self.floor:.2f}"]
+        return [*cells, f"{self.ratio:.2f}"]
+
+
+def in_way(way: str, function: Function) -> Function:
+    if way == "eager":
+        return function
+    if way == AFTER_RELU:
+        return mx.compile(lambda x, *others: function(mx.maximum(x, 0), *others))
+    return mx.compile(lambda *arguments: function(*arguments))
+
+
+def call(function: Function, *arguments: mx.array) -> Call:
+    return lambda: mx.eval(function(*arguments))
+
+
+def floor(x: mx.array, mask: mx.array, shift: mx.array | None = None) -> mx.array:
+    return x * mask if shift is None else x * mask + shift
+
+
+def members(shapes: list[Shape], count: int) -> Iterator[Comparison]:
+    """Every member against its formula with a ready-made mask, and the making of that."""
+    cases = [(*item, shape) for item in MEMBERS.items() for shape in shapes]
+    for case in tqdm(cases, desc="members"):
+        yield from compare_member(*case, count)
+
+
+def compare_member(
+    name: str, member: Member, shape: Shape, count: int
+) -> Iterator[Comparison]:
+    x, key = mx.random.normal(shape), mx.random.key(0)
+    mask = partial(member.mask, member.mask_shape(shape))
+    ready = mask(key)
+    mx.eval(x, key, ready, RATES, LOGIT)
+    for way in (*WAYS, AFTER_RELU):
+        # Nothing comes before a mask.
+        making = in_way("compiled" if way == AFTER_RELU else way, mask)
+        calls = {
+            "member": call(in_way(way, member.function), x, key),
+            "floor": call(in_way(way, floor), x, *ready),
+            "mask": call(making, key),
+        }
+        seconds = medians(calls, count)
+        yield Comparison(
+            name,
+            shape,
+            way,
+            seconds["member"],
+            "x * m" if len(ready) == 1 else "x * m + s",
+            seconds["floor"],
+            seconds["mask"],
+            at_most=None if way == AFTER_RELU else MOST,
+        )
+
+
+def blocks(shapes: list[Shape], count: int) -> Iterator[Comparison]:
+    """Dropping blocks against a max-pool of their size."""
+    cases: list[tuple[Function, Any, int, Shape]] = [
+        (drop_block2d, nn.MaxPool2d, size, shape) for size in SIZES for shape in shapes
+    ]
+    cases.append((drop_block3d, nn.MaxPool3d, 3, VOLUMES))
+    for case in tqdm(cases, desc="blocks"):
+        yield from compare_blocks(*case, count)
+
+
+def compare_blocks(
+    function: Function, pool: Any, size: int, shape: Shape, count: int
+) -> Iterator[Comparison]:
+    x, key = mx.random.normal(shape), mx.random.key(0)
+    mx.eval(x, key)
+
+    def by_channel(x: mx.array, key: mx.array) -> mx.array:
+        return function(x, BLOCK_P, key, size)
+
+    def alike(x: mx.array, key: mx.array) -> mx.array:
+        return function(x, BLOCK_P, key, size, groups=1)
+
+    pooling = pool(size, stride=1, padding=size // 2)
+    name, against = f"{function.__name__}, {size}", f"{pool.__name__}({size})"
+    for way in WAYS:
+        calls = {
+            name: call(in_way(way, by_channel), x, key),
+            f"{name}, groups=1": call(in_way(way, alike), x, key),
+            against: call(in_way(way, pooling), x),
+        }
+        seconds = medians(calls, count)
+        pool_seconds = seconds.pop(against)
+        for this, taken in seconds.items():
+            yield Comparison(
+                this, shape, way, taken, against, pool_seconds, at_most=MOST_FOR_BLOCKS
+            )
+
+
+def layers(shape: Shape, count: int) -> Iterator[Comparison]:
+    """Layers against their functions."""
+    x, key = mx.random.normal(shape), mx.random.key(0)
+    mx.eval(x, key, LOGIT)
+    of_members: dict[str, Any] = {
+        "alpha_dropout_channels": AlphaDropout2d(P),
+        "gaussian_dropout_channels": GaussianDropout2d(P),
+        "concrete_dropout_channels": ConcreteDropout2d(P),
+        "drop_path": DropPath(P),
+    }
+    pairs = {name: (layer, MEMBERS[name].function) for name, layer in of_members.items()}
+    size = max(SIZES)
+    pairs[f"drop_block2d, {size}"] = (
+        DropBlock2d(BLOCK_P, size),
+        lambda x, key: drop_block2d(x, BLOCK_P, key, size),
+    )
+    for name, (layer, function) in tqdm(pairs.items(), desc="layers"):
+        mx.eval(layer.state)
+        seconds = medians(
+            {
+                "layer": call(lambda x, layer=layer: (layer(x), layer.state), x),
+                "function": call(function, x, key),
+            },
+            count,
+        )
+        this = type(layer).__name__
+        yield Comparison(this, shape, "eager", seconds["layer"], name, seconds["function"])
+
+
+EXPLANATION = (
+    "`python benchmarks/family.py` wrote this page: medians of milliseconds, of calls that "
+    f"took turns in one run, in float32, channels last, p = {P}, and {BLOCK_P} for blocks."
+)
+PROMISE = (
+    "The floor of a member is its formula in plain MLX with a ready-made mask `m`, and for "
+    "alpha dropout a shift `s`, eager or compiled as the member is. A member makes its "
+    "mask, too, so it is held against the floor and a small mask in plain MLX together, "
+    "each timed in calls of its own; the table of members has the ratio to the floor alone "
+    "as well. "
+    "Blocks are held against a max-pool of stride 1 alone, though they draw."
+)
+
+
+def targets(comparisons: Iterable[Comparison]) -> str:
+    """The table of what is promised, each at its worst."""
+    promised: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        if comparison.at_most is not None:
+            promised.setdefault(comparison.this, []).append(comparison)
+    rows = []
+    for this, compared in promised.items():
+        worst = max(compared, key=lambda comparison: comparison.ratio)
+        rows.append(
+            [
+                f"`{this}`",
+                worst.beside(),
+                f"{worst.at_most:.2f}",
+                f"{worst.ratio:.2f}",
+                f"{worst.place}, {worst.way}",
+                "met" if worst.ratio <= worst.at_most else "missed",
+            ]
+        )
+    return table(rows, ["time of", "over that of", "at most", "worst", "at", ""])
+
+
+def short(comparisons: Iterable[Comparison]) -> str:
+    """The table of the docs: one shape of images and one of volumes, in both ways."""
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for comparison in comparisons:
+        if comparison.shape in (IMAGES, VOLUMES) and comparison.way in WAYS:
+            names = (f"`{comparison.this}`", comparison.place, comparison.beside())
+            together = comparison.floor + comparison.mask
+            cell = with_ratio(comparison.seconds, together)
+            rows.setdefault(names, []).append(cell)
+    return table(
+        [[this, place, *cells, beside] for (this, place, beside), cells in rows.items()],
+        ["milliseconds", "of", *WAYS, "in brackets, over"],
+    )
+
+
+table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
+
+
+def write(path: pathlib.Path, comparisons: dict[str, list[Comparison]]) -> None:
+    """Writes the JSON and the tables."""
+    where = machine(["chandrop", "mlx"])
+    promised = comparisons["members"] + comparisons["blocks"]
+    headers = ["of", "at", "", "ms", "against", "ms", "mask, ms", "ratio", "with the mask"]
+    plain_headers = [*headers[:6], "ratio"]
+    parts = [
+        "# The family, measured",
+        heading(where),
+        EXPLANATION,
+        f"## Targets\n\n{PROMISE}",
+        targets(promised),
+        "## Members",
+        "After relu, both `x` are `mx.maximum(x, 0)`, and nothing is promised.",
+        table([item.row() for item in comparisons["members"]], headers),
+        "## Blocks",
+        table([item.row() for item in comparisons["blocks"]], plain_headers),
+        "## Layers",
+        "A layer also advances its key.",
+        table([item.row() for item in comparisons["layers"]], plain_headers),
+    ]
+    results = {"machine": where} | {
+        kind: [asdict(item) for item in items] for kind, items in comparisons.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    path.with_suffix(".short.md").write_text(f"{short(promised)}\n\n{heading(where)}\n")
+    print(targets(promised))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="benchmarks/results/family", type=pathlib.Path)
+    parser.add_argument("--quick", action="store_true", help="one shape, and few blocks")
+    arguments = parser.parse_args()
+    shapes, count = ([IMAGES], QUICK_BLOCKS) if arguments.quick else (SHAPES, BLOCKS)
+    comparisons = {
+        "members": list(members(shapes, count)),
+        "blocks": list(blocks(shapes, count)),
+        "layers": list(layers(IMAGES, count)),
+    }
+    write(arguments.output, comparisons)
+
+
+if __name__ == "__main__":
+    main()
