@@ -871,8 +871,8 @@ MUTANTS = [
     Mutant(
         "a logit of the wrong sign",
         CONCRETE,
-        "- mx.log(drawn) - logit",
-        "- mx.log(drawn) + logit",
+        "/ drawn) - logit",
+        "/ drawn) + logit",
         "test_concrete_dropout.py::test_the_papers_formula",
     ),
     Mutant(
