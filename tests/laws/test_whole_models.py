@@ -207,6 +207,8 @@ def test_07_compile(subject, get_key, compiles):
     function, traces = mx.value_and_grad(loss_of(model, x)), []
     # Where LayerNorm and softmax are fused, gradients of about 1 differ by ten roundings.
     atol = 1e-5 if subject.name == "Transformer" else 1e-6
+    if not subject.plain and not literals_survive_compilation():
+        atol = 1e-4
 
     @mx.compile
     def step(parameters, key):
