@@ -40,7 +40,7 @@ $(VENV)/examples: $(VENV)/pip pyproject.toml
 $(VENV)/peers: $(VENV)/test pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),peers]"
 	$(BIN)/python -m pip install --quiet --no-deps mlx-image==0.1.10 # its pins are old
-	$(BIN)/python -m pip install --quiet --no-deps timm==1.0.31 torchvision==0.29.2 # one file of each
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/without_init timm==1.0.31 torchvision==0.29.2 # one module of each
 	@touch $@
 
 demo: $(VENV)/examples
