@@ -58,8 +58,8 @@ def drop_block2d(
 
     Source: Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional
     networks", NeurIPS 2018. There, and in torchvision, blocks lie within the image, so that
-    corners are dropped less often than the middle, and overlaps are not counted, so that the
-    share in all is not `p`; timm's are cut at the border as here.
+    corners are dropped less often than the middle, and overlaps are not counted, so that
+    the share in all is not `p`; timm's are cut at the border as here.
     """
     check_rank(x, 2)
     return _drop_block(x, p, key, (-3, -2), block_size, groups)
