@@ -1,0 +1,183 @@
+"""The examples of recurrent dropout and of stochastic depth run, and do what they say."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tqdm import tqdm
+
+from chandrop.nn import rekey
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(example):
+    """Gives an example as a module."""
+    specification = importlib.util.spec_from_file_location(
+        example, EXAMPLES / f"{example}.py"
+    )
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def output_of(example, folder, *options):
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / example), *options],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def line_of(output, name):
+    """Gives the rest of the one line that begins with `name`."""
+    (line,) = [line for line in output.splitlines() if line.startswith(name)]
+    return line.removeprefix(name)
+
+
+def scores_of(output, name):
+    """Gives the means of the two scores of a line, without their deviations."""
+    first, second = re.findall(r"(\d\.\d+) \(\+- \d\.\d+\)", line_of(output, name))
+    return float(first), float(second)
+
+
+def test_recurrent_runs(tmp_path):
+    output = output_of("recurrent.py", tmp_path, "--steps", "2", "--seeds", "1")
+    for name in (
+        "no dropout",
+        "a new mask for each row",
+        "one mask for all rows (locked)",
+        "8 subnetworks of the locked",
+    ):
+        accuracy, nll = scores_of(output, name)
+        assert 0 < accuracy < 1
+        assert 1 < nll < 4  # two steps are few: log(10) is 2.3
+    gain = float(line_of(output, "gain by locking, split by split: "))
+    assert -1 < gain < 1
+
+
+def test_stochastic_depth_runs(tmp_path, compiles):
+    output = output_of("stochastic_depth.py", tmp_path, "--steps", "5", "--seeds", "2")
+    for name in ("all blocks, always", "stochastic depth"):
+        loss, accuracy = scores_of(output, name)
+        assert 0.5 < loss < 4
+        assert 0 < accuracy < 1
+    gains = line_of(output, "gain in accuracy, split by split: ").split()
+    assert len(gains) == 2
+    early, late = line_of(output, "traces after 2 steps: ").split(", after 5: ")
+    assert int(early) == int(late)
+
+
+def test_rates_reach_the_compiled_step():
+    """The first step drops nothing, at a rate of 0, and those after it do."""
+    example = load("stochastic_depth")
+    data, _ = example.load_data(seed=0)
+
+    def losses(end_rate):
+        mx.random.seed(0)
+        network = example.ResidualNetwork()
+        trained = example.train(network, data, 4, end_rate, 0, tqdm(disable=True))
+        rates = [block.drop_path.p.item() for block in network.blocks]
+        np.testing.assert_allclose(rates, end_rate * np.arange(1, 9) / 8)
+        return trained.losses
+
+    always, dropped = losses(0.0), losses(0.5)
+    assert dropped[0] == always[0]
+    assert all(a != b for a, b in zip(dropped[1:], always[1:], strict=True))
+
+
+@pytest.fixture(scope="module")
+def recurrent():
+    return load("recurrent")
+
+
+@pytest.fixture
+def images():
+    return mx.random.uniform(shape=(5, 8, 8), key=mx.random.key(3))
+
+
+def network_of(recurrent, spatial_axes, key):
+    mx.random.seed(0)
+    network = recurrent.RowReader(0.5, spatial_axes)
+    rekey(network, key)
+    return network
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def gal_lstm(network, images, input_mask, hidden_mask, output_mask):
+    """Gives the outputs of an LSTM, each of its masks ``(B, C)`` the same at all rows.
+
+    Gal and Ghahramani, NeurIPS 2016, equation 7, with MLX's order of the gates.
+    """
+    weights = {
+        name: np.array(array, np.float64)
+        for name, array in network.lstm.parameters().items()
+    }
+    hidden = cell = np.zeros(hidden_mask.shape)
+    outputs = []
+    for row in np.moveaxis(np.array(images, np.float64), 1, 0):
+        gates = (row * input_mask) @ weights["Wx"].T
+        gates = gates + (hidden * hidden_mask) @ weights["Wh"].T + weights["bias"]
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+        hidden = sigmoid(o) * np.tanh(cell)
+        outputs.append(hidden * output_mask)
+    return np.stack(outputs, axis=1)
+
+
+def masks_of(network, key):
+    """Gives the masks ``(B, 8, C)`` that the layers draw at the first call with a key."""
+    rekey(network, key)
+    wide = mx.ones((5, 8, network.lstm.hidden_size))
+    masks = [
+        network.drop_input(mx.ones((5, 8, 8))),
+        network.drop_hidden(wide),
+        network.drop_output(wide),
+    ]
+    rekey(network, key)
+    return [np.array(mask) for mask in masks]
+
+
+def test_locked_masks(recurrent, images, key):
+    """The network is an LSTM whose three masks are each the same at all rows."""
+    network = network_of(recurrent, recurrent.LOCKED, key)
+    masks = masks_of(network, key)
+    for mask in masks:
+        assert (mask == mask[:, :1]).all()
+        assert set(np.unique(mask)) == {0, 2}
+    assert (masks[1] != masks[2]).any()
+    expected = gal_lstm(network, images, *(mask[:, 0] for mask in masks))
+    np.testing.assert_allclose(np.array(network.read(images)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_each_mask_matters(recurrent, images, key, place):
+    """The check above fails if one of the three masks is left out."""
+    network = network_of(recurrent, recurrent.LOCKED, key)
+    masks = [mask[:, 0] for mask in masks_of(network, key)]
+    masks[place] = np.ones_like(masks[place])
+    expected = gal_lstm(network, images, *masks)
+    assert np.abs(np.array(network.read(images)) - expected).max() > 1e-2
+
+
+def test_new_masks(recurrent, images, key):
+    """Without an axis that shares a draw, masks differ between rows, and so do outputs."""
+    network = network_of(recurrent, recurrent.NEW_AT_EACH_ROW, key)
+    masks = masks_of(network, key)
+    for mask in masks:
+        assert (mask != mask[:, :1]).any()
+    locked = gal_lstm(network, images, *(mask[:, 0] for mask in masks))
+    assert np.abs(np.array(network.read(images)) - locked).max() > 1e-2
