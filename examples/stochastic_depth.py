@@ -8,6 +8,8 @@ stochastic depth", ECCV 2016): for each example, block ``i`` of ``n`` is left ou
 probability ``p * i / n``. And ``p`` grows with the steps, from 0 to its end half way
 through, as the rate of dropout does in Morerio et al., "Curriculum dropout", ICCV 2017.
 
+With so few blocks it changes little: what it is for are networks of a hundred and more.
+
 The rates are arrays, which are state, so that the compiled step is given new ones at each
 call, and is traced once.
 """

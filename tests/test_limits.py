@@ -102,3 +102,17 @@ def test_export_of_a_tree_among_several_arguments(key, tmp_path):
         mx.export_function(
             str(tmp_path / "f.mlxfn"), call, model.parameters(), mx.ones(3), key
         )
+
+
+def test_vmap_of_addmm_where_only_what_is_added_is_batched(key):
+    a, b, c = mx.ones((2, 3)), mx.ones((3, 4)), mx.ones((5, 2, 4))
+    with pytest.raises(ValueError, match="addmm"):
+        mx.eval(mx.vmap(lambda c: mx.addmm(c, a, b))(c))
+    assert mx.vmap(lambda a, c: mx.addmm(c, a, b))(mx.stack([a] * 5), c).shape == c.shape
+
+
+def test_an_array_that_is_captured_and_an_input(compiles):
+    weight = mx.ones((3,))
+    mx.eval(weight)
+    with pytest.raises(ValueError, match="uncaptured"):
+        mx.eval(mx.compile(lambda other: other * weight)(weight))
