@@ -934,8 +934,8 @@ MUTANTS = [
     Mutant(
         "the last block size is allowed to be one more",
         BLOCK,
-        "any(block_size > n for n in lengths)",
-        "any(block_size > n + 1 for n in lengths)",
+        "any(size > n for n in lengths)",
+        "any(size > n + 1 for n in lengths)",
         "test_errors.py::test_blocks_larger_than_the_input",
     ),
     Mutant(
@@ -997,8 +997,8 @@ MUTANTS = [
     Mutant(
         "rates of 0 to learn from pass",
         "nn/_concrete_dropout.py",
-        "rate in (0, 1)",
-        "rate in ()",
+        "elif 0 < rate < 1:",
+        "elif rate in (0, 1) or 0 < rate < 1:",
         "test_concrete_dropout.py::test_rates_that_would_not_be_learned",
     ),
     Mutant(

@@ -265,7 +265,7 @@ def test_what_the_module_returns_is_not_restored_with_it():
 def test_layers_outside_of_the_module():
     block, outside = nn.Linear(2, 2), Dropout()
     x, key = mx.ones((1, 2)), mx.random.key(0)
-    with pytest.raises(ValueError, match=r"Dropout\(p=0\.5\) is called with a key"):
+    with pytest.raises(ValueError, match=r"A Dropout is called with a key"):
         checkpoint(block, lambda x: outside(block(x)))(x)
     checkpoint(block, lambda x: outside(block(x), key=key))(x)
     outside.eval()

@@ -1,6 +1,7 @@
 """Concrete dropout: the paper's formulas, finite differences, rates that are learned."""
 
 import math
+from fractions import Fraction
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
-from subjects import assert_same, normal
+from subjects import assert_same, assert_trees_close, normal
 
 from chandrop.functional import concrete_dropout_channels, concrete_regularizer, dropout
 from chandrop.nn import (
@@ -94,7 +95,7 @@ def test_the_gradient_is_that_of_finite_differences(logit, key):
         assert gradient[i] == pytest.approx(difference, rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("length_scale", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("length_scale", [1e-6, 0.01, 1.0])
 @pytest.mark.parametrize("logit", [mx.array(-1.0), mx.linspace(-4, 3, 6)], ids=["1", "6"])
 def test_the_regularizer_and_its_gradients(logit, length_scale):
     weight = normal((5, 3, 3, 6))
@@ -380,24 +381,15 @@ def test_tools_for_whole_models(key):
     plain = mx.grad(loss)(parameters, x)
     assert plain["layers"][1]["logit"].item() != 0
 
-    def checkpointed(parameters, x):
-        class Wrapper(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = model
+    def trained(call):
+        def loss(model, x):
+            return (call(model)(x) ** 2).sum()
 
-            def __call__(self, x):
-                return checkpoint(self.model)(x)
+        rekey(model, key)
+        return nn.value_and_grad(model, loss)(model, x)
 
-        wrapper = Wrapper()
-        rekey(wrapper, key)
-        wrapper.model.update(parameters)
-        return (wrapper(x) ** 2).sum()
-
-    own = dict(get_keys(model))
-    gradients = mx.grad(checkpointed)(parameters, x)
-    assert gradients["layers"][1]["logit"].item() != 0
-    assert own.keys() == get_keys(model).keys()
+    assert_trees_close(trained(checkpoint), trained(lambda model: model))
+    assert trained(checkpoint)[1]["layers"][1]["logit"].item() != 0
     keys = mx.random.split(key, 3)
     ensemble = mx.vmap(
         lambda parameters, key: functional_call(model, parameters, x, key=key),
@@ -405,6 +397,36 @@ def test_tools_for_whole_models(key):
     )(parameters, keys)
     single = functional_call(model, parameters, x, key=keys[1])
     np.testing.assert_allclose(ensemble[1], single, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1e-50, 1e-9, 1 - 1e-9, 1 - 2**-53])
+def test_rates_near_0_and_1(p, key):
+    layer = ConcreteDropout(p)
+    expected = math.log(p) - math.log1p(-p)
+    assert layer.logit.item() == pytest.approx(expected, rel=1e-6)
+    assert mx.isfinite(layer(mx.ones((3, 4)), key=key)).all()
+
+
+def test_a_logit_of_a_high_rate(key):
+    """What is left of a channel is not rounded off: it is scaled by three million."""
+    x, logit = mx.ones((64, 1, 1, 64)), mx.array(15.0)
+    y = concrete_dropout_channels(x, logit, key, AXES, temperature=1.0)
+    np.testing.assert_allclose(y, papers(x, logit, key, 1.0), rtol=1e-3)
+
+
+def test_a_logit_and_weights_of_16_bits(key):
+    x, logit = normal((4, 3, 2, 6)), mx.array(-1.25, dtype=mx.float16)
+    expected = call(x, key, logit.astype(mx.float32))
+    assert_same(call(x, key, logit), expected)
+    weight = mx.full((2, 3), 300.0, dtype=mx.float16)  # their squares are past its range
+    value = concrete_regularizer(logit, weight, 1.0)
+    assert value.item() == pytest.approx(papers_regularizer(logit, weight, 1.0), rel=1e-5)
+
+
+def test_a_temperature_that_is_a_fraction(key):
+    x, logit = normal((4, 3, 2, 6)), LOGITS["one"]
+    y = concrete_dropout_channels(x, logit, key, AXES, temperature=Fraction(1, 10))
+    assert_same(y, call(x, key, logit))
 
 
 # What it refuses.
@@ -422,11 +444,32 @@ def test_logits_that_are_no_arrays(logit, key):
 def test_logits_of_another_shape(key):
     with pytest.raises(ValueError, match=r"Received logit of shape \(5,\), which does not"):
         concrete_dropout_channels(mx.ones((4, 6)), mx.zeros((5,)), key, ())
-    with pytest.raises(ValueError, match=r"weight of shape \(4, 6\) for 5 logits.*reshape"):
+    message = r"weight of shape \(4, 6\) for logits of shape \(5,\)\. .*reshape"
+    with pytest.raises(ValueError, match=message):
         concrete_regularizer(mx.zeros((5,)), mx.ones((4, 6)), 1.0)
+    with pytest.raises(ValueError, match=r"logit of shape \(6, 1\)\. Expected one for all"):
+        concrete_regularizer(mx.zeros((6, 1)), mx.ones((4, 6)), 1.0)
+    with pytest.raises(ValueError, match=r"weight of shape \(\) for logits"):
+        concrete_regularizer(mx.array(0.0), mx.array(1.0), 1.0)
     flattened = mx.ones((4, 10))
     as_it_says = flattened.reshape(4, -1, 5)
     assert concrete_regularizer(mx.zeros((5,)), as_it_says, 1.0).shape == ()
+
+
+def test_weights_of_another_type():
+    with pytest.raises(TypeError, match=r"Received weight of type ndarray\. .*mx\.array"):
+        concrete_regularizer(mx.array(0.0), np.ones((4, 6)), 1.0)
+    with pytest.raises(TypeError, match=r"Received weight of dtype .*complex64"):
+        concrete_regularizer(mx.array(0.0), mx.ones((4, 6), dtype=mx.complex64), 1.0)
+
+
+@pytest.mark.parametrize("length_scale", [0, -1.0, math.nan])
+def test_length_scales_out_of_range(length_scale):
+    message = rf"Received length_scale = {length_scale}\. Expected a number above 0"
+    with pytest.raises(ValueError, match=message):
+        ConcreteDropout().regularizer(mx.ones((4, 6)), length_scale)
+    with pytest.raises(TypeError, match="Received length_scale of type NoneType"):
+        ConcreteDropout().regularizer(mx.ones((4, 6)), None)
 
 
 @pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])

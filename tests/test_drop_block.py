@@ -116,6 +116,20 @@ def test_rates_per_channel_group_and_example(key):
     assert_same(y[1], drop_block2d(x[1], mx.array(0.5), keys[1], 3))
 
 
+@pytest.mark.parametrize("shape", [(0, 5, 5, 3), (2, 0, 5, 3), (2, 5, 5, 0)], ids=str)
+def test_empty_inputs(shape, key):
+    for p in (0.5, mx.array(0.5)):
+        assert_same(drop_block2d(mx.zeros(shape), p, key, 3), mx.zeros(shape))
+
+
+def test_float64_on_the_cpu(key):
+    with mx.stream(mx.cpu):
+        x = normal((4, 5, 5, 8)).astype(mx.float64)
+        y = drop_block2d(x, 0.3, key, 3)
+        mask = np.array(drop_block2d(mx.ones(x.shape), 0.3, key, 3)) > 0
+        np.testing.assert_allclose(np.array(y), np.array(x) * mask / 0.7, rtol=1e-15)
+
+
 def test_balanced_members_are_dropped_equally_often(key):
     """At a block of one element, where a position is one seed."""
     members = mx.vmap(lambda key: drop_block2d(mx.ones((4, 5, 3)), 0.25, key, 1))(

@@ -312,12 +312,24 @@ def test_layers_that_are_not_found_cannot_draw(build, key):
     model, dropout = build()
     before = mx.array(dropout._key)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"Dropout\(p=0\.5\) is called with a key"):
+        with pytest.raises(ValueError, match=r"A Dropout is called with a key"):
             functional_call(model, {}, mx.ones((1, 2)), key=key)
     assert_same(dropout._key, before)
     model(mx.ones((1, 2)))
     dropout.eval()
     functional_call(model, {}, mx.ones((1, 2)), key=key)
+
+
+def test_a_layer_that_is_not_found_and_has_a_traced_rate(key):
+    """Its message does not print the rate, which has no value yet."""
+    model, dropout = hidden_in_a_function()
+
+    def member(rate):
+        dropout.p = rate
+        return functional_call(model, {}, mx.ones((1, 2)), key=key)
+
+    with pytest.raises(ValueError, match="A Dropout is called with a key"):
+        mx.vmap(member)(mx.array([0.1, 0.2]))
 
 
 def test_a_call_within_a_call(key):

@@ -226,8 +226,10 @@ def test_groups_without_a_channel_axis(key):
 def test_groups_along_the_axis_of_the_keys(key):
     x = normal((6,))
     assert dropout_channels(x, 0.5, key, (), groups=2).shape == (6,)
-    with pytest.raises(ValueError, match=r"a batch of keys, and 2 groups along its axis 0"):
-        dropout_channels(x, 0.5, mx.random.split(key, 6), (), groups=2)
+    for groups in (1, 2):
+        message = f"a batch of keys, and {groups} groups along its axis 0"
+        with pytest.raises(ValueError, match=message):
+            dropout_channels(x, 0.5, mx.random.split(key, 6), (), groups=groups)
 
 
 def test_rates_of_channels_where_there_are_groups(key):

@@ -98,6 +98,16 @@ def test_every_layer_is_known_to_the_tools(name, key):
         chandrop.nn.functional_call(model, {}, x)
 
 
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_layer_with_a_batch_of_keys_may_be_called_otherwise(name, key):
+    """In eval mode, and with a key at the call, its own do not matter."""
+    build, function, shape, own = FAMILY[name]
+    layer, x = build(0.4, **own), normal(shape)[:3]
+    chandrop.nn.rekey(layer, mx.random.split(key, 8))
+    assert_same(layer(x, key=key), function(x, 0.4, key, **own))
+    assert layer.eval()(x) is x
+
+
 def test_a_layer_with_groups_has_no_counterpart():
     with pytest.raises(ValueError, match=r"Dropout2d\(p=0\.5, groups=2\)"):
         chandrop.nn.revert(mlx.nn.Sequential(chandrop.nn.Dropout2d(groups=2)))

@@ -1,5 +1,6 @@
 """What every function of the family checks before it draws."""
 
+import math
 import numbers
 import operator
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop.functional._groups import channel_axis, check_groups
+from chandrop.functional._groups import channel_axis
 from chandrop.random import check_key
 
 
@@ -81,14 +82,27 @@ def check_real_array(array: Any, name: str) -> None:
         )
 
 
+def as_positive(number: Any, name: str) -> float:
+    """Gives a number above 0 as a float."""
+    if isinstance(number, bool) or not isinstance(number, numbers.Real):
+        raise TypeError(
+            f"Received {name} of type {type(number).__name__}. Expected a number above 0."
+        )
+    value = float(number)
+    if not 0 < value < math.inf:
+        raise ValueError(f"Received {name} = {number}. Expected a number above 0.")
+    return value
+
+
 def check_broadcasts(array: mx.array, name: str, mask_shape: Sequence[int]) -> None:
     """Raises unless a rate, or the like, broadcasts to the shape of what is drawn."""
     lengths = zip(reversed(array.shape), reversed(mask_shape), strict=False)
     if array.ndim > len(mask_shape) or any(n not in (1, m) for n, m in lengths):
         raise ValueError(
             f"Received {name} of shape {array.shape}, which does not broadcast to the "
-            f"mask's shape {tuple(mask_shape)}: a mask has length 1 along the spatial "
-            "axes, and one entry for each channel or group of channels."
+            f"mask's shape {tuple(mask_shape)}: it has length 1 along the spatial axes, "
+            "and one entry for each channel or group of channels. For one for each "
+            f"example: (B{', 1' * (len(mask_shape) - 1) or ','})."
         )
 
 
@@ -121,7 +135,6 @@ def axes_and_mask_shape(
     """
     # Not in what is cached, where (4.0, 3) is the same as (4, 3).
     shape = as_integers(shape, "a shape, as x.shape")
-    check_groups(groups)
     return _axes_and_mask_shape(shape, as_axes(spatial_axes), groups)
 
 

@@ -2,8 +2,10 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from chandrop.functional._arguments import check_dtype
+from chandrop.functional._channels import Channels
 from chandrop.functional._dropout_channels import DROPOUT
-from chandrop.functional._noise import channel_noise
+from chandrop.functional._noise import noise_of
 
 
 def channel_mask(
@@ -58,5 +60,7 @@ def channel_mask(
     using convolutional networks", CVPR 2015. The draw is ``mx.random.bernoulli(1 - p,
     mask_shape, key=key)``, that of ``mlx.nn.Dropout2d``.
     """
-    (mask,) = channel_noise(DROPOUT, shape, p, key, spatial_axes, groups, dtype)
+    check_dtype(dtype)
+    channels = Channels(shape, key, spatial_axes, groups)
+    (mask,) = noise_of(DROPOUT, channels, channels.rate(p), dtype)
     return mask

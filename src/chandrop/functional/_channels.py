@@ -6,9 +6,11 @@ from chandrop.functional._arguments import (
     as_rate,
     axes_and_mask_shape,
     check_broadcasts,
+    check_dtype,
+    check_input,
     check_keys,
 )
-from chandrop.functional._groups import over_channels
+from chandrop.functional._groups import as_groups, over_channels
 
 
 class Channels:
@@ -26,9 +28,10 @@ class Channels:
         spatial_axes: int | Sequence[int],
         groups: int | None,
     ):
+        groups = as_groups(groups)
         self.axes, self.mask_shape = axes_and_mask_shape(shape, spatial_axes, groups)
         check_keys(key, shape, self.axes)
-        if key.ndim > 1 and self.mask_shape[0] not in (shape[0], 1):
+        if key.ndim > 1 and self.mask_shape[0] != shape[0]:
             raise ValueError(
                 f"Received a batch of keys, and {groups} groups along its axis 0. Expected "
                 "one key, (2,), or an axis for the channels."
@@ -83,8 +86,17 @@ class Channels:
 
     def mask(self, numbers: mx.array, dtype: mx.Dtype) -> mx.array:
         """Gives what was made of a draw the shape and dtype in which the input meets it."""
-        return self.over_groups(mx.squeeze(numbers.astype(dtype), 0))
-
-    def over_groups(self, mask: mx.array) -> mx.array:
-        """Gives each channel what its group has; one group is left as it is."""
+        mask = mx.squeeze(numbers.astype(dtype), 0)
         return over_channels(mask, self._shape, self.axes, self._groups)
+
+
+def channels_of(
+    x: mx.array,
+    key: mx.array,
+    spatial_axes: int | Sequence[int],
+    groups: int | None = None,
+) -> Channels:
+    """Checks an input, and gives its channels."""
+    check_input(x)
+    check_dtype(x.dtype)
+    return Channels(x.shape, key, spatial_axes, groups)

@@ -5,8 +5,6 @@ from typing import Any
 
 import mlx.core as mx
 
-_BELOW_ONE = math.nextafter(1.0, 0.0)
-
 
 def coefficients_of(
     formula: Callable[[Any, ModuleType], tuple[Any, ...]],
@@ -25,7 +23,7 @@ def coefficients_of(
     """
     if isinstance(rate, mx.array):
         return [mx.where(rate == 1, 0.0, number) for number in formula(rate, mx)]
-    numbers = formula(rate if rate < 1 else _BELOW_ONE, math)
+    numbers = formula(rate if rate < 1 else 0.0, math)
     if rate == 1:
         numbers = (0.0,) * len(numbers)
     # Parts of one array, since MLX writes a lone number into the source of the kernel that

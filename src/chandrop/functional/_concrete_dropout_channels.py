@@ -1,5 +1,3 @@
-import math
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,12 +5,11 @@ import mlx.core as mx
 
 from chandrop.functional._affine import affine
 from chandrop.functional._arguments import (
+    as_positive,
     check_broadcasts,
-    check_dtype,
-    check_input,
     check_real_array,
 )
-from chandrop.functional._channels import Channels
+from chandrop.functional._channels import channels_of
 from chandrop.random._samples import uniform
 
 
@@ -35,7 +32,8 @@ def concrete_dropout_channels(
         x: an array of any shape, of a floating-point or complex dtype.
         logit: :math:`\log\frac{p}{1-p}` of the rate :math:`p`: an array that broadcasts to
             the mask's shape, ``()`` for one rate, ``(C,)`` for a rate per channel. It is
-            used as float32. Its gradient is that of the relaxed draws.
+            used as float32, and up to 88, where the scale is no longer finite. Its gradient
+            is that of the relaxed draws.
         key: a key ``(2,)``, one for each example ``(B, 2)``, or one for all examples alike
             ``(1, 2)``; see :func:`dropout_channels`.
         spatial_axes: the axes that share one draw: an int or a sequence of ints.
@@ -65,10 +63,8 @@ def concrete_dropout_channels(
     Source: Gal, Hron and Kendall, "Concrete dropout", NeurIPS 2017, equation 5; Maddison,
     Mnih and Teh, "The concrete distribution", ICLR 2017.
     """
-    check_input(x)
-    check_dtype(x.dtype)
-    check_temperature(temperature)
-    channels = Channels(x.shape, key, spatial_axes, groups=None)
+    channels = channels_of(x, key, spatial_axes)
+    temperature = as_positive(temperature, "temperature")
     logit = as_logit(logit)
     check_broadcasts(logit, "logit", channels.mask_shape)
     drawn = channels.draw(uniform)
@@ -82,17 +78,3 @@ def as_logit(logit: Any) -> mx.array:
     check_real_array(logit, "logit")
     array: mx.array = logit
     return array.astype(mx.float32)
-
-
-def check_temperature(temperature: Any) -> None:
-    """Raises unless `temperature` is a number above 0."""
-    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
-        raise TypeError(
-            f"Received temperature of type {type(temperature).__name__}. Expected a number "
-            "above 0, such as 0.1."
-        )
-    number: Any = temperature
-    if not 0 < number < math.inf:
-        raise ValueError(
-            f"Received temperature = {temperature}. Expected a number above 0, such as 0.1."
-        )

@@ -1,6 +1,6 @@
 import mlx.core as mx
 
-from chandrop.functional._arguments import check_input
+from chandrop.functional._arguments import as_positive, check_real_array
 from chandrop.functional._concrete_dropout_channels import as_logit
 
 
@@ -21,15 +21,17 @@ def concrete_regularizer(
             last, ``(..., C)``, as ``nn.Linear`` and the ungrouped convolutions of
             ``mlx.nn`` hold them. For a layer that reads flattened maps:
             ``weight.reshape(outputs, -1, C)``.
-        length_scale: the prior length scale :math:`l`: large for a smooth function. With
-            ``0`` the weights have no part, and rates go to a half.
+        length_scale: the prior length scale :math:`l`, above 0: large for a smooth
+            function. The smaller, the nearer rates come to a half.
 
     Returns:
         One number, in nats, ``float32``, with a gradient for `logit` and `weight`.
 
     Raises:
-        TypeError: `logit` is not a real ``mx.array``, or `weight` is not an array.
-        ValueError: `weight` has another number of channels than `logit`.
+        TypeError: `logit` or `weight` is not a real ``mx.array``, or `length_scale` not a
+            number.
+        ValueError: `logit` has more than one axis, `weight` has another number of channels,
+            or `length_scale` is not above 0.
 
     Example:
         >>> import mlx.core as mx
@@ -44,15 +46,20 @@ def concrete_regularizer(
     There the weights are those of dropout that does not rescale, :math:`W / (1 - p)`.
     """
     logit = as_logit(logit)
-    check_input(weight)
-    channels = weight.shape[-1] if weight.ndim else 0
-    if logit.size not in (1, channels):
+    check_real_array(weight, "weight")
+    length_scale = as_positive(length_scale, "length_scale")
+    if logit.ndim > 1:
         raise ValueError(
-            f"Received weight of shape {weight.shape} for {logit.size} logits. Expected "
-            f"(..., {logit.size}), channels last; for a layer that reads flattened maps: "
-            f"weight.reshape(outputs, -1, {logit.size})."
+            f"Received logit of shape {logit.shape}. Expected one for all channels, (), or "
+            "one for each, (C,)."
         )
-    logit = logit.flatten()
+    channels = weight.shape[-1] if weight.ndim else 0
+    if channels == 0 or logit.size not in (1, channels):
+        raise ValueError(
+            f"Received weight of shape {weight.shape} for logits of shape {logit.shape}. "
+            "Expected (..., C), channels last; for a layer that reads flattened maps: "
+            "weight.reshape(outputs, -1, C)."
+        )
     kept = mx.sigmoid(-logit)
     squares = (weight.astype(mx.float32) ** 2).reshape(-1, channels).sum(0)
     # With log p = -softplus(-logit), and log(1 - p) = -softplus(logit), no log is of 0.

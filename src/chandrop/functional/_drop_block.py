@@ -4,8 +4,8 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from chandrop.functional._affine import affine
-from chandrop.functional._arguments import check_dtype, check_input, check_rank, is_zero
-from chandrop.functional._channels import Channels
+from chandrop.functional._arguments import check_rank, is_zero
+from chandrop.functional._channels import channels_of
 from chandrop.functional._coefficients import coefficients_of
 from chandrop.random._as_integer import as_integer
 from chandrop.random._samples import bernoulli_in_pairs
@@ -117,11 +117,9 @@ def _drop_block(
     block_size: int,
     groups: int | None,
 ) -> mx.array:
-    check_input(x)
-    check_dtype(x.dtype)
-    channels = Channels(x.shape, key, spatial_axes, groups)
+    channels = channels_of(x, key, spatial_axes, groups)
     rate = channels.rate(p)
-    check_block_size(block_size, [x.shape[axis] for axis in channels.axes])
+    block_size = as_block_size(block_size, x.shape, channels.axes)
     if is_zero(p) or x.size == 0:
         return x
     # A block begins at each seed. There are seeds before the first pixel, so that every
@@ -137,21 +135,28 @@ def _drop_block(
         seeds_shape[axis] = x.shape[axis] + block_size - 1
     drawn = channels.draw(bernoulli_in_pairs, seed_probability, shape=tuple(seeds_shape))
     dropped = _any_in_block(drawn, block_size, [axis + 1 for axis in channels.axes])
-    # The mask is as large as the input: here mx.compile had better fuse the two.
-    mask = ((1 - mx.squeeze(dropped, 0)) * scale).astype(x.dtype)
-    return affine(x, channels.over_groups(mask))
+    if groups is not None:
+        return affine(x, channels.mask((1 - dropped) * scale, x.dtype))
+    # This mask is as large as the input, so mx.compile had better fuse the two.
+    return affine(x, ((1 - mx.squeeze(dropped, 0)) * scale).astype(x.dtype))
 
 
-def check_block_size(block_size: int, lengths: Sequence[int] = ()) -> None:
-    """Raises unless a block has at least one element, and fits into these lengths."""
-    if as_integer(block_size, "block_size") < 1:
+def as_block_size(
+    block_size: int, shape: Sequence[int] = (), axes: Sequence[int] = ()
+) -> int:
+    """Gives a block size as an int, which fits into the axes of an input."""
+    size = as_integer(block_size, "block_size")
+    if size < 1:
         raise ValueError(f"Received block_size = {block_size}. Expected at least 1.")
-    if any(block_size > n for n in lengths):
+    lengths = [shape[axis] for axis in axes]
+    # An empty input has no pixel to drop.
+    if 0 not in shape and any(size > n for n in lengths):
         raise ValueError(
             f"Received block_size = {block_size} for an input of "
             f"{'x'.join(map(str, lengths))}, without batch and channels. Expected at most "
             f"{min(lengths)}."
         )
+    return size
 
 
 def _any_in_block(seeds: mx.array, size: int, axes: Sequence[int]) -> mx.array:

@@ -8,7 +8,8 @@ def drop_path(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     r"""Zeroes examples with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
 
     Stochastic depth: put it on the branch of a residual block, ``x + drop_path(branch(x),
-    p, key)``, and each example skips the branch with probability `p`.
+    p, key)``, and each example skips the branch with probability `p`. The paper drew once
+    for a batch, which is ``key[None]``, and scaled when it tested.
 
     Args:
         x: an array whose axis 0 is the batch, of a floating-point or complex dtype.
@@ -35,9 +36,14 @@ def drop_path(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     ECCV 2016; timm's ``drop_path``, torchvision's ``stochastic_depth``.
     """
     check_input(x)
+    check_has_batch(x)
+    return dropout_channels(x, p, key, range(1, x.ndim))
+
+
+def check_has_batch(x: mx.array) -> None:
+    """Raises for a scalar."""
     if x.ndim == 0:
         raise ValueError(
             "Received a scalar. Expected an input whose axis 0 is the batch: drop_path "
             "draws once for each example."
         )
-    return dropout_channels(x, p, key, range(1, x.ndim))

@@ -7,10 +7,14 @@ import mlx.core as mx
 from chandrop.random._as_integer import as_integer
 
 
-def check_groups(groups: int | None) -> None:
-    """Raises unless `groups` is None or a number of groups."""
-    if groups is not None and as_integer(groups, "groups") < 1:
+def as_groups(groups: int | None) -> int | None:
+    """Gives a number of groups as an int, or None."""
+    if groups is None:
+        return None
+    number = as_integer(groups, "groups")
+    if number < 1:
         raise ValueError(f"Received groups = {groups}. Expected at least 1.")
+    return number
 
 
 def channel_axis(ndim: int, axes: Sequence[int]) -> int:

@@ -6,7 +6,9 @@ from chandrop.functional._arguments import check_rank
 from chandrop.functional._dropout_channels import dropout_channels
 
 
-def dropout(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
+def dropout(
+    x: mx.array, p: float | mx.array, key: mx.array, *, groups: int | None = None
+) -> mx.array:
     """Drops elements, each on its own.
 
     Args:
@@ -15,6 +17,8 @@ def dropout(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
             broadcasts to the shape of `x`.
         key: a key ``(2,)``; or one for each index of axis 0, ``(B, 2)``; or one for all of
             them alike, ``(1, 2)``.
+        groups: how many groups of neighbours along the last axis share a draw each.
+            Default: every element has its own.
 
     Returns:
         Shape and dtype of `x`: ``dropout_channels(x, p, key, ())``.
@@ -32,7 +36,7 @@ def dropout(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     Source: Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout: a simple
     way to prevent neural networks from overfitting", JMLR 15, 2014.
     """
-    return dropout_channels(x, p, key, ())
+    return dropout_channels(x, p, key, (), groups=groups)
 
 
 def dropout1d(

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from chandrop.functional._affine import affine
-from chandrop.functional._arguments import check_dtype, check_input, is_zero
-from chandrop.functional._channels import Channels
+from chandrop.functional._arguments import is_zero
+from chandrop.functional._channels import Channels, channels_of
 from chandrop.functional._coefficients import coefficients_of
 
 
@@ -34,23 +34,15 @@ def with_noise(
     groups: int | None,
 ) -> mx.array:
     """Gives `x` with the noise of a member; `x` itself if its rate is the number 0."""
-    check_input(x)
-    numbers = channel_noise(noise, x.shape, p, key, spatial_axes, groups, x.dtype)
-    return x if is_zero(p) else affine(x, *numbers)
+    channels = channels_of(x, key, spatial_axes, groups)
+    rate = channels.rate(p)
+    return x if is_zero(p) else affine(x, *noise_of(noise, channels, rate, x.dtype))
 
 
-def channel_noise(
-    noise: Noise,
-    shape: Sequence[int],
-    p: float | mx.array,
-    key: mx.array,
-    spatial_axes: int | Sequence[int],
-    groups: int | None,
-    dtype: mx.Dtype,
+def noise_of(
+    noise: Noise, channels: Channels, rate: float | mx.array, dtype: mx.Dtype
 ) -> list[mx.array]:
-    """Checks what a member is given; gives its multiplier, and its shift if it has one."""
-    check_dtype(dtype)
-    channels = Channels(shape, key, spatial_axes, groups)
-    coefficients = coefficients_of(noise.coefficients, channels.rate(p), dtype)
+    """Gives the multiplier of a member, and its shift if it has one."""
+    coefficients = coefficients_of(noise.coefficients, rate, dtype)
     numbers = noise.numbers(channels.draw, *coefficients)
     return [channels.mask(number, dtype) for number in numbers]

@@ -4,7 +4,7 @@ from typing import ClassVar
 import mlx.core as mx
 
 from chandrop.functional._arguments import axes_and_mask_shape, check_rank
-from chandrop.functional._groups import check_groups
+from chandrop.functional._groups import as_groups
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -22,8 +22,7 @@ class ChannelLayer(KeyedLayer):
         key: mx.array | None = None,
     ):
         super().__init__(p, key)
-        check_groups(groups)
-        self._groups = groups
+        self._groups = as_groups(groups)
 
     def _check_axes(self, x: mx.array) -> None:
         axes_and_mask_shape(x.shape, self._spatial_axes, self._groups)

@@ -1,17 +1,16 @@
 """Dropout whose rate is learned, under the names of the layouts."""
 
+import math
+
 import mlx.core as mx
 
 from chandrop import functional
-from chandrop.functional._arguments import as_rate, check_rank
-from chandrop.functional._concrete_dropout_channels import check_temperature
-from chandrop.nn._keyed_layer import KeyedLayer
+from chandrop.functional._arguments import as_positive, as_rate
+from chandrop.nn._channel_layer import LayoutLayer
 
 
-class _ConcreteLayer(KeyedLayer):
+class _ConcreteLayer(LayoutLayer):
     """A layer whose rate is the sigmoid of its parameter ``logit``."""
-
-    _spatial_axes: tuple[int, ...]
 
     def __init__(
         self,
@@ -20,9 +19,8 @@ class _ConcreteLayer(KeyedLayer):
         temperature: float = 0.1,
         key: mx.array | None = None,
     ):
-        super().__init__(p, key)
-        check_temperature(temperature)
-        self._temperature = temperature
+        super().__init__(p, key=key)
+        self._temperature = as_positive(temperature, "temperature")
 
     @property
     def p(self) -> mx.array:
@@ -32,33 +30,39 @@ class _ConcreteLayer(KeyedLayer):
     @p.setter
     def p(self, p: float | mx.array) -> None:
         rate = as_rate(p)
-        if not isinstance(rate, mx.array) and rate in (0, 1):
+        if isinstance(rate, mx.array):
+            self.logit = mx.log(rate) - mx.log1p(-rate)
+        elif 0 < rate < 1:
+            self.logit = mx.array(math.log(rate) - math.log1p(-rate))
+        else:
             raise ValueError(
                 f"Received p = {p}. Expected 0 < p < 1, to begin with: a rate of 0 or 1 "
                 "has an infinite logit, and would not be learned."
             )
-        rate = mx.array(rate)
-        self.logit = mx.log(rate / (1 - rate))
 
     def regularizer(self, weight: mx.array, length_scale: float) -> mx.array:
         """Gives what the layer adds to the loss, times the number of training examples.
 
-        See :func:`chandrop.functional.concrete_regularizer`.
-
         Args:
             weight: the weights of the layer that reads this one's output, ``(..., C)``.
-            length_scale: the prior length scale.
+            length_scale: the prior length scale, above 0.
+
+        Returns:
+            One number, in nats, to be divided by the number of training examples.
+
+        Raises:
+            TypeError: see :func:`chandrop.functional.concrete_regularizer`.
+            ValueError: see :func:`chandrop.functional.concrete_regularizer`.
         """
         return functional.concrete_regularizer(self.logit, weight, length_scale)
-
-    def _check_axes(self, x: mx.array) -> None:
-        if self._spatial_axes:
-            check_rank(x, len(self._spatial_axes))
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         return functional.concrete_dropout_channels(
             x, self.logit, key, self._spatial_axes, temperature=self._temperature
         )
+
+    def _extra_repr(self) -> str:
+        return f"{super()._extra_repr()}, temperature={self._temperature}"
 
 
 class ConcreteDropout(_ConcreteLayer):
@@ -69,8 +73,8 @@ class ConcreteDropout(_ConcreteLayer):
     the loss: without it, the rate goes to 0.
 
     Args:
-        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array
-            that broadcasts to the shape of the input. Default: ``0.1``.
+        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array of
+            such numbers that broadcasts to the shape of the input. Default: ``0.1``.
         temperature: how far from 0 and 1 the relaxed draws are. Default: ``0.1``.
         key: the key to begin with, ``(2,)``; see :class:`Dropout`.
 
@@ -106,8 +110,9 @@ class ConcreteDropout1d(_ConcreteLayer):
     the loss: without it, the rate goes to 0.
 
     Args:
-        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array
-            that broadcasts to ``(N, 1, C)``, such as ``(C,)``. Default: ``0.1``.
+        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array of
+            such numbers that broadcasts to ``(N, 1, C)``, such as ``(C,)``. Default:
+            ``0.1``.
         temperature: how far from 0 and 1 the relaxed draws are. Default: ``0.1``.
         key: the key to begin with, ``(2,)``; see :class:`Dropout`.
 
@@ -143,8 +148,9 @@ class ConcreteDropout2d(_ConcreteLayer):
     the loss: without it, the rate goes to 0.
 
     Args:
-        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array
-            that broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default: ``0.1``.
+        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array of
+            such numbers that broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``. Default:
+            ``0.1``.
         temperature: how far from 0 and 1 the relaxed draws are. Default: ``0.1``.
         key: the key to begin with, ``(2,)``; see :class:`Dropout`.
 
@@ -180,8 +186,9 @@ class ConcreteDropout3d(_ConcreteLayer):
     the loss: without it, the rate goes to 0.
 
     Args:
-        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array
-            that broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default: ``0.1``.
+        p: the rate to begin with: a number in ``(0, 1)``, or for more than one an array of
+            such numbers that broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``. Default:
+            ``0.1``.
         temperature: how far from 0 and 1 the relaxed draws are. Default: ``0.1``.
         key: the key to begin with, ``(2,)``; see :class:`Dropout`.
 

@@ -87,8 +87,7 @@ def revert(model: Model) -> Model:
         TypeError: `model` is not a module.
         ValueError: ``mlx.nn`` has no counterpart of a layer: it is another one than
             ``Dropout``, ``Dropout2d`` and ``Dropout3d``, or has groups, or its rate is 1 or
-            an array. The
-            model is then left as it was. Also if a layer is in a tuple.
+            an array. The model is then left as it was. Also if a layer is in a tuple.
 
     Example:
         >>> import mlx.nn as nn

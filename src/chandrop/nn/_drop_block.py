@@ -1,7 +1,7 @@
 import mlx.core as mx
 
 from chandrop import functional
-from chandrop.functional._drop_block import check_block_size
+from chandrop.functional._drop_block import as_block_size
 from chandrop.nn._channel_layer import LayoutLayer
 
 
@@ -17,12 +17,11 @@ class _BlockLayer(LayoutLayer):
         key: mx.array | None = None,
     ):
         super().__init__(p, groups=groups, key=key)
-        check_block_size(block_size)
-        self._block_size = block_size
+        self._block_size = as_block_size(block_size)
 
     def _check_axes(self, x: mx.array) -> None:
         super()._check_axes(x)
-        check_block_size(self._block_size, [x.shape[axis] for axis in self._spatial_axes])
+        as_block_size(self._block_size, x.shape, self._spatial_axes)
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         return self._function(x, self.p, key, self._block_size, groups=self._groups)

@@ -1,6 +1,7 @@
 import mlx.core as mx
 
 from chandrop import functional
+from chandrop.functional._drop_path import check_has_batch
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -45,7 +46,7 @@ class DropPath(KeyedLayer):
         super().__init__(p, key)
 
     def _check_axes(self, x: mx.array) -> None:
-        functional.drop_path(x, 0.0, self._key)
+        check_has_batch(x)
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         return functional.drop_path(x, self.p, key)

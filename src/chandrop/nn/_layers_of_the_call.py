@@ -35,8 +35,8 @@ def path_in_the_call(layer: nn.Module) -> str | None:
         return None
     if id(layer) not in paths:
         raise ValueError(
-            f"{layer} is called with a key of its own, but is not in the module that is "
-            "called, where mlx.nn finds layers: in attributes, lists, dicts and other "
-            "modules. Put it there, or give it a key: layer(x, key=key)."
+            f"A {type(layer).__name__} is called with a key of its own, but is not in the "
+            "module that is called, where mlx.nn finds layers: in attributes, lists, dicts "
+            "and other modules. Put it there, or give it a key: layer(x, key=key)."
         )
     return paths[id(layer)]
