@@ -1,6 +1,7 @@
 """The examples of recurrent dropout and of stochastic depth run, and do what they say."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -30,6 +31,8 @@ def output_of(example, folder, *options):
     finished = subprocess.run(
         [sys.executable, str(EXAMPLES / example), *options],
         cwd=folder,
+        # The C++ compiler alone would take a quarter of a minute.
+        env=os.environ | {"MLX_DISABLE_COMPILE": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,7 +69,7 @@ def test_recurrent_runs(tmp_path):
     assert -1 < gain < 1
 
 
-def test_stochastic_depth_runs(tmp_path, compiles):
+def test_stochastic_depth_runs(tmp_path):
     output = output_of("stochastic_depth.py", tmp_path, "--steps", "5", "--seeds", "2")
     for name in ("all blocks, always", "stochastic depth"):
         loss, accuracy = scores_of(output, name)
@@ -74,13 +77,13 @@ def test_stochastic_depth_runs(tmp_path, compiles):
         assert 0 < accuracy < 1
     gains = line_of(output, "gain in accuracy, split by split: ").split()
     assert len(gains) == 2
-    early, late = line_of(output, "traces after 2 steps: ").split(", after 5: ")
-    assert int(early) == int(late)
+    assert line_of(output, "traces after 2 steps: ") == "2, after 5: 5"  # not compiled
 
 
-def test_rates_reach_the_compiled_step():
-    """The first step drops nothing, at a rate of 0, and those after it do."""
+def test_rates_reach_the_compiled_step(compiles, monkeypatch):
+    """The first step drops nothing, at a rate of 0, and those after it do; one trace."""
     example = load("stochastic_depth")
+    monkeypatch.setattr(example, "BLOCKS", 2)
     data, _ = example.load_data(seed=0)
 
     def losses(end_rate):
@@ -88,7 +91,9 @@ def test_rates_reach_the_compiled_step():
         network = example.ResidualNetwork()
         trained = example.train(network, data, 4, end_rate, 0, tqdm(disable=True))
         rates = [block.drop_path.p.item() for block in network.blocks]
-        np.testing.assert_allclose(rates, end_rate * np.arange(1, 9) / 8)
+        np.testing.assert_allclose(rates, end_rate * np.array([0.5, 1.0]))
+        # The first compiled function of a process is traced twice.
+        assert trained.traces[1] == trained.traces[-1]
         return trained.losses
 
     always, dropped = losses(0.0), losses(0.5)
