@@ -19,7 +19,10 @@ from chandrop.functional import dropout2d, dropout_channels
 from chandrop.random import example_keys, fold_in
 
 pytestmark = pytest.mark.usefixtures("compiles")
-each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+# One of the two that drop blocks is enough for the C++ compiler, which takes long.
+each = pytest.mark.parametrize(
+    "subject", [s for s in SUBJECTS if s.name != "drop_block3d"], ids=lambda s: s.name
+)
 
 
 def assert_compiled(subject, compiled, eager):
