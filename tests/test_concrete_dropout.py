@@ -432,7 +432,7 @@ def test_a_temperature_that_is_a_fraction(key):
 
 @pytest.mark.parametrize("logit", [0.5, None, np.zeros(6)], ids=str)
 def test_logits_that_are_no_arrays(logit, key):
-    message = rf"Received logit of type {type(logit).__name__}\. .*mx\.array\(logit\)"
+    message = rf"Received logit of type {type(logit).__name__}\. .*log\(p / \(1 - p\)\): fo"
     with pytest.raises(TypeError, match=message):
         concrete_dropout_channels(mx.ones((4, 6)), logit, key, ())
     with pytest.raises(TypeError, match=message):

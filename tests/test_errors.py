@@ -217,6 +217,11 @@ def test_a_batch_of_keys_where_axis_0_is_spatial(key):
         dropout(mx.array(1.0), 0.5, keys)
 
 
+def test_a_key_in_the_place_of_the_axes(key):
+    with pytest.raises(TypeError, match="Received a key of type tuple"):
+        dropout_channels(mx.ones((3, 4)), 0.5, (1,), key)
+
+
 def test_integers_of_numpy_are_integers(key):
     mask = channel_mask((2, 3, 4), 0.5, key, 1)
     for one in (np.int64(1), np.array([1]), [np.int64(1)], (1,)):

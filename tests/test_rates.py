@@ -89,6 +89,19 @@ def test_a_rate_may_be_set(name, key):
     assert layer.p == 0.75
 
 
+@pytest.mark.parametrize("attribute", ["key", "groups", "block_size", "training"])
+def test_what_cannot_be_set(attribute, key):
+    """Else nn.Module would make a key a parameter, and take the rest without a word."""
+    layer = layers.DropBlock2d(0.5, 3, key=key)
+    with pytest.raises(
+        AttributeError, match=rf"A layer's {attribute} cannot be set\..*rekey"
+    ):
+        setattr(layer, attribute, mx.random.key(1))
+    assert layer.parameters() == {}
+    layer.own = 5
+    assert layer.own == 5
+
+
 def test_drop_path_takes_a_rate_for_each_example(key):
     x = normal((4, 3, 6))
     y = drop_path(x, mx.array([0.0, 1.0, 0.0, 1.0]).reshape(4, 1, 1), key)

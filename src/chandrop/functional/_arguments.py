@@ -10,7 +10,6 @@ from typing import Any
 import mlx.core as mx
 
 from chandrop.functional._groups import channel_axis
-from chandrop.random import check_key
 
 
 def check_input(x: Any) -> None:
@@ -100,9 +99,8 @@ def check_broadcasts(array: mx.array, name: str, mask_shape: Sequence[int]) -> N
     if array.ndim > len(mask_shape) or any(n not in (1, m) for n, m in lengths):
         raise ValueError(
             f"Received {name} of shape {array.shape}, which does not broadcast to the "
-            f"mask's shape {tuple(mask_shape)}: it has length 1 along the spatial axes, "
-            "and one entry for each channel or group of channels. For one for each "
-            f"example: (B{', 1' * (len(mask_shape) - 1) or ','})."
+            f"mask's shape {tuple(mask_shape)}: 1 at the spatial axes, and one entry for "
+            f"each channel or group of channels. {name}.reshape can add axes of length 1."
         )
 
 
@@ -168,9 +166,8 @@ def _axes_and_mask_shape(
     return axes, tuple(mask_shape)
 
 
-def check_keys(key: Any, shape: Sequence[int], axes: Sequence[int]) -> None:
+def check_keys(key: mx.array, shape: Sequence[int], axes: Sequence[int]) -> None:
     """Raises unless `key` is one key, or one for each example along axis 0 of `shape`."""
-    check_key(key)
     if key.ndim == 1:
         return
     if key.ndim > 2:

@@ -11,6 +11,7 @@ from chandrop.functional._arguments import (
     check_keys,
 )
 from chandrop.functional._groups import as_groups, over_channels
+from chandrop.random import check_key
 
 
 class Channels:
@@ -28,6 +29,8 @@ class Channels:
         spatial_axes: int | Sequence[int],
         groups: int | None,
     ):
+        # First, so that a key in the place of the axes, or the other way round, is named.
+        check_key(key)
         groups = as_groups(groups)
         self.axes, self.mask_shape = axes_and_mask_shape(shape, spatial_axes, groups)
         check_keys(key, shape, self.axes)

@@ -75,6 +75,11 @@ def concrete_dropout_channels(
 
 def as_logit(logit: Any) -> mx.array:
     """Gives `logit` as float32."""
+    if not isinstance(logit, mx.array):
+        raise TypeError(
+            f"Received logit of type {type(logit).__name__}. Expected an mx.array of "
+            "log(p / (1 - p)): for p = 0.1, mx.array(-2.197)."
+        )
     check_real_array(logit, "logit")
     array: mx.array = logit
     return array.astype(mx.float32)

@@ -27,7 +27,8 @@ def drop_block2d(
     make the examples of a batch depend on one another.
 
     Args:
-        x: ``NHWC`` or ``HWC``, of a floating-point or complex dtype.
+        x: ``NHWC`` or ``HWC``, of a floating-point or complex dtype. For channels first:
+            ``mx.moveaxis(x, 1, -1)``, and back.
         p: the probability of dropping a position: a number in ``[0, 1]``, or an array that
             broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``; see :func:`dropout_channels`.
         key: a key ``(2,)``; or for ``NHWC`` one for each example, ``(N, 2)``, or one for

@@ -49,9 +49,17 @@ class KeyedLayer(nn.Module):
         self._p = p
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # nn.Module would not call the setter, but make an array a parameter.
-        setattr_ = object.__setattr__ if name == "p" else nn.Module.__setattr__
-        setattr_(self, name, value)
+        if name == "p":
+            # nn.Module would not call the setter, but make an array a parameter.
+            object.__setattr__(self, name, value)
+        elif not name.startswith("_") and hasattr(self, f"_{name}"):
+            raise AttributeError(
+                f"A layer's {name} cannot be set. A key is given at the call, layer(x, "
+                "key=key), or by chandrop.nn.rekey or set_keys; train() and eval() set the "
+                "mode; for anything else but p build a new layer."
+            )
+        else:
+            super().__setattr__(name, value)
 
     def __call__(self, x: mx.array, *, key: mx.array | None = None) -> mx.array:
         """Drops in training mode; gives `x` back in eval mode.
