@@ -1,6 +1,7 @@
 """Reads digits row by row, with one dropout mask for all rows, or a new one for each.
 
-Run it with ``python examples/recurrent.py``. It needs ``pip install ".[cpu,examples]"``.
+Run it with ``python examples/recurrent.py``. What it needs, pip installs:
+``pip install ".[cpu,examples]"``.
 
 An LSTM sees the 8x8 digits that scikit-learn ships as sequences of 8 rows, and learns from
 200 of them, few enough to overfit. Dropout is on what it reads, on what it hands on to the

@@ -1,6 +1,7 @@
 """Drops residual blocks at rates that grow with depth and with the steps of training.
 
-Run it with ``python examples/stochastic_depth.py``. It needs ``pip install ".[cpu,examples]"``.
+Run it with ``python examples/stochastic_depth.py``. What it needs, pip installs:
+``pip install ".[cpu,examples]"``.
 
 A residual network learns the 8x8 digits that scikit-learn ships from 200 of them, with and
 without stochastic depth (Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with
