@@ -983,9 +983,23 @@ MUTANTS = [
     Mutant(
         "a rate that is set becomes a parameter",
         LAYER,
-        'object.__setattr__ if name == "p" else nn.Module.__setattr__',
-        "nn.Module.__setattr__",
+        'if name == "p":',
+        "if False:",
         "test_rates.py::test_a_rate_may_be_set",
+    ),
+    Mutant(
+        "a key that is set becomes a parameter",
+        LAYER,
+        'elif not name.startswith("_") and hasattr(self, f"_{name}"):',
+        "elif False:",
+        "test_rates.py::test_what_cannot_be_set",
+    ),
+    Mutant(
+        "a layer with keys of its own checks them where they do not matter",
+        "nn/_drop_path.py",
+        "        check_has_batch(x)\n",
+        "        functional.drop_path(x, 0.0, self._key)\n",
+        "test_layers.py::test_a_layer_with_a_batch_of_keys_may_be_called_otherwise",
     ),
     Mutant(
         "a rate that is set is not checked",
