@@ -12,7 +12,7 @@ import pytest
 from compiler import literals_survive_compilation
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from subjects import SUBJECTS, assert_same, normal
+from subjects import DROPPING, SUBJECTS, assert_same, normal
 
 import chandrop
 from chandrop.functional import dropout2d, dropout_channels
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("compiles")
 each = pytest.mark.parametrize(
     "subject", [s for s in SUBJECTS if s.name != "drop_block3d"], ids=lambda s: s.name
 )
+each_dropping = pytest.mark.parametrize("subject", DROPPING, ids=lambda s: s.name)
 
 
 def assert_compiled(subject, compiled, eager):
@@ -93,7 +94,7 @@ def test_a_traced_rate(subject, key):
     assert compiled.traces == 1
 
 
-@each
+@each_dropping
 def test_between_other_operations(subject, key):
     def block(x, key):
         return subject.call(mx.maximum(x, 0), 0.3, key) + 1
@@ -111,7 +112,7 @@ def test_gradient(subject, key):
     assert_compiled(subject, mx.compile(gradient)(x, key), gradient(x, key))
 
 
-@each
+@each_dropping
 def test_a_batch_of_keys(subject, key):
     x = normal(subject.shape())
     if 0 in subject.spatial_axes(x.ndim):
@@ -121,7 +122,7 @@ def test_a_batch_of_keys(subject, key):
     assert_compiled(subject, compiled(x, keys), subject.call(x, 0.3, keys))
 
 
-@each
+@each_dropping
 def test_vmap_inside(subject, key):
     xs = normal((3, *subject.shape()))
     keys = mx.random.split(key, 3)

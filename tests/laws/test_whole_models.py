@@ -200,6 +200,7 @@ def test_06_jvp(subject, key):
     np.testing.assert_allclose(forward[0].sum(), backward[0].sum(), rtol=1e-3, atol=1e-4)
 
 
+# Each of the other members is compiled alone, in test_07_compile.py.
 @each_plain
 def test_07_compile(subject, get_key, compiles):
     model, x = make(subject), subject.x()
@@ -224,22 +225,6 @@ def test_07_compile(subject, get_key, compiles):
         for mask, eager in zip(masks, masks_of(model, x, key), strict=True):
             assert_same(mask, eager)
     assert not traces
-
-
-def test_07_compile_of_the_family(key, compiles):
-    """The outputs alone: masks and gradients take the C++ compiler half a minute."""
-    (subject,) = [s for s in MODELS if not s.plain]
-    model, x, traces = make(subject), subject.x(), []
-
-    def call(x, key):
-        traces.append(key)
-        return functional_call(model, {}, x, key=key, dropout=True)
-
-    compiled, keys = mx.compile(call), mx.random.split(key, 4)
-    outputs = [compiled(x, key) for key in keys]
-    assert len(traces) <= 2
-    for output, key in zip(outputs, keys, strict=True):
-        np.testing.assert_allclose(output, call(x, key), **TOLERANCE)
 
 
 @each
