@@ -364,6 +364,9 @@ def test_the_logit_is_a_parameter(key, tmp_path):
     model.layers[1].p = 0.4
     assert model.layers[1].p.item() == pytest.approx(0.4)
     assert repr(model.layers[1]).startswith("ConcreteDropout(p=0.4")
+    each = ConcreteDropout(mx.full((6,), 0.1))
+    each.p = 0.4
+    np.testing.assert_allclose(each.p, np.full(6, 0.4), rtol=1e-6)
 
 
 def test_tools_for_whole_models(key):

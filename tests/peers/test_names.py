@@ -24,11 +24,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 from binomial import Binomial
 from numpy.lib.stride_tricks import sliding_window_view
 from peers.without_init import exports_of, load_without_init
 from scipy.stats import chi2, norm
+from torch.nn import functional
 
 import chandrop.functional
 import chandrop.nn
@@ -472,15 +472,21 @@ PEERS = {
             )
             for cls in (torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU)
         },
-        "F.dropout(x, p)": Mask(with_torch(partial(F.dropout, p=P)), NC, NHWC),
-        "F.dropout1d(x, p)": Mask(with_torch(partial(F.dropout1d, p=P), 1), NLC, LC),
-        "F.dropout2d(x, p)": Mask(with_torch(partial(F.dropout2d, p=P)), NHWC),
-        "F.dropout3d(x, p)": Mask(with_torch(partial(F.dropout3d, p=P), 3), NDHWC, DHWC),
+        "F.dropout(x, p)": Mask(with_torch(partial(functional.dropout, p=P)), NC, NHWC),
+        "F.dropout1d(x, p)": Mask(
+            with_torch(partial(functional.dropout1d, p=P), 1), NLC, LC
+        ),
+        "F.dropout2d(x, p)": Mask(with_torch(partial(functional.dropout2d, p=P)), NHWC),
+        "F.dropout3d(x, p)": Mask(
+            with_torch(partial(functional.dropout3d, p=P), 3), NDHWC, DHWC
+        ),
         "F.alpha_dropout(x, p, training=True)": Mask(
-            with_torch(partial(F.alpha_dropout, p=P, training=True)), NC, NHWC
+            with_torch(partial(functional.alpha_dropout, p=P, training=True)),
+            NC,
+            NHWC,
         ),
         "F.feature_alpha_dropout(x, p, training=True)": Mask(
-            with_torch(partial(F.feature_alpha_dropout, p=P, training=True)),
+            with_torch(partial(functional.feature_alpha_dropout, p=P, training=True)),
             *(NC, NLC, NHWC, NDHWC),
         ),
     },
@@ -633,7 +639,7 @@ LEFT_OUT = {"PatchDropout", "PatchDropoutWithIndices", "patch_dropout_forward"}
 @pytest.mark.parametrize(
     ("library", "exported"),
     [
-        ("torch", {*dir(torch.nn), *dir(F)}),
+        ("torch", {*dir(torch.nn), *dir(functional)}),
         ("Keras", {*dir(keras.layers), *dir(keras.random)}),
         ("Flax", {*dir(flax.linen), *dir(flax.nnx)}),
         ("Equinox", {*dir(equinox), *equinox.nn.__dict__} - {"_dropout"}),
@@ -734,7 +740,7 @@ def test_what_block_sizes_are_refused():
 def test_dropout2d_without_a_batch():
     """Torch takes three axes for NCL, chandrop for HWC."""
     torch.manual_seed(0)
-    their_mask = F.dropout2d(torch.ones(6, 5, 8), P).numpy()[None]
+    their_mask = functional.dropout2d(torch.ones(6, 5, 8), P).numpy()[None]
     assert varies_along(their_mask) == [0, 1]
     our_mask = ours("dropout2d(x, p, key)", np.ones((6, 5, 8), np.float32), 0)[None]
     assert varies_along(our_mask) == [2]

@@ -33,7 +33,9 @@ class _ConcreteLayer(LayoutLayer):
         if isinstance(rate, mx.array):
             self.logit = mx.log(rate) - mx.log1p(-rate)
         elif 0 < rate < 1:
-            self.logit = mx.array(math.log(rate) - math.log1p(-rate))
+            # A number is for all channels, however many rates there are.
+            shape = self.logit.shape if "logit" in self else ()
+            self.logit = mx.full(shape, math.log(rate) - math.log1p(-rate))
         else:
             raise ValueError(
                 f"Received p = {p}. Expected 0 < p < 1, to begin with: a rate of 0 or 1 "
