@@ -22,8 +22,8 @@ def channel_axis(ndim: int, axes: Sequence[int]) -> int:
     others = [axis for axis in range(ndim) if axis not in axes]
     if not others:
         raise ValueError(
-            f"Received groups for an input whose {ndim} axes are all spatial. Expected one "
-            "more, for the channels."
+            f"Received an input whose {ndim} axes are all spatial. Expected one more, for "
+            "the channels."
         )
     return others[-1]
 

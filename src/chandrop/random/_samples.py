@@ -53,6 +53,13 @@ def uniform(shape: Sequence[int], key: mx.array) -> mx.array:
     return _balanced(shape, key) * 2.0**-32
 
 
+def permutation(n: int, key: mx.array) -> mx.array:
+    """Draws an order of the numbers below `n`."""
+    if key.shape[-1] == KEY_WORDS:
+        return mx.random.permutation(n, key=key)
+    return mx.argsort(_balanced((n,), key))
+
+
 def normal(shape: Sequence[int], key: mx.array) -> mx.array:
     """Draws numbers from the standard normal distribution."""
     if key.shape[-1] == KEY_WORDS:

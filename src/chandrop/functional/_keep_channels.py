@@ -1,0 +1,78 @@
+import numbers
+from typing import Any
+
+import mlx.core as mx
+
+from chandrop.functional._arguments import as_rate
+from chandrop.random import check_key
+from chandrop.random._as_integer import as_integer
+from chandrop.random._samples import permutation
+
+
+def keep_channels(key: mx.array, channels: int, p: float) -> mx.array:
+    """Chooses which channels to keep: a fixed number of them, each equally likely.
+
+    Args:
+        key: one key, ``(2,)`` or ``(1, 2)``.
+        channels: how many channels there are, at least 1.
+        p: the share of channels to drop: a number in ``[0, 1)``.
+
+    Returns:
+        Indices ``(k,)``, ``uint32``, in ascending order, with ``k = max(1, round((1 - p) *
+        channels))``. Each set of ``k`` channels is equally likely, so a channel is kept
+        with probability ``k / channels``.
+
+    Raises:
+        TypeError: `key` is not a ``uint32`` array; `channels` is not an int; `p` is not a
+            number, since an array's would not fix how many are kept.
+        ValueError: `key` is not one key; `channels` is below 1; `p` is not in ``[0, 1)``.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import keep_channels
+        >>> keep_channels(mx.random.key(0), 8, 0.5)
+        array([1, 2, 4, 6], dtype=uint32)
+
+    Source: Graham, Reizenstein and Robinson, "Efficient batchwise dropout training using
+    submatrices", 2015, who draw how many, too.
+    """
+    check_one_key(key)
+    channels = as_integer(channels, "channels")
+    if channels < 1:
+        raise ValueError(f"Received {channels} channels. Expected at least 1.")
+    kept = number_kept(channels, p)
+    # RandomBits has no derivative, so a key that is differentiated must not reach it.
+    key = mx.stop_gradient(key.flatten())
+    return mx.sort(permutation(channels, key)[:kept])
+
+
+def number_kept(channels: int, p: Any) -> int:
+    """Gives how many of the channels are kept."""
+    return min(channels, max(1, round((1 - as_fixed_rate(p)) * channels)))
+
+
+def as_fixed_rate(p: Any) -> float:
+    """Gives `p` as a float in ``[0, 1)``, which fixes how many of the channels are kept."""
+    if isinstance(p, bool) or not isinstance(p, numbers.Real):
+        raise TypeError(
+            f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "
+            "fixes how many channels are kept, and with them the shapes: p.item() of an "
+            "array."
+        )
+    if p == 1:
+        raise ValueError(
+            "Received p = 1. Expected 0 <= p < 1: a fixed number of channels is kept, at "
+            "least one."
+        )
+    return float(as_rate(p))
+
+
+def check_one_key(key: Any) -> None:
+    """Raises unless this is one key, ``(2,)`` or ``(1, 2)``."""
+    check_key(key)
+    if key.ndim > 2 or (key.ndim == 2 and key.shape[0] != 1):
+        raise ValueError(
+            f"Received keys of shape {key.shape}. Expected one key, (2,), as what is kept "
+            "is chosen once for the whole batch. For a mask of each example's own: "
+            "dropout_channels, Dropout2d or DropPath."
+        )

@@ -1,0 +1,85 @@
+from collections.abc import Callable
+from typing import Any
+
+import mlx.core as mx
+
+from chandrop.functional._arguments import check_dtype, check_input
+from chandrop.functional._drop_path import check_has_batch
+from chandrop.functional._keep_channels import check_one_key, keep_channels, number_kept
+from chandrop.functional._kept import among_zeros, take_kept
+from chandrop.functional._thin_dropout_channels import kept_scale
+
+
+def thin_drop_path(
+    x: mx.array, p: float, key: mx.array, branch: Callable[[mx.array], mx.array]
+) -> mx.array:
+    r"""Computes a branch for a fixed number of examples only, and gives 0 for the others.
+
+    Stochastic depth that saves what it drops: of :math:`B` examples :math:`k = \max(1,
+    \mathrm{round}((1-p) B))` go through the branch, and their outputs are scaled by
+    :math:`\frac{B}{k}`. In a residual block: ``x + thin_drop_path(x, p, key, branch)``.
+
+    Args:
+        x: what the branch is given: an array whose axis 0 is the batch.
+        p: the share of examples to drop: a number in ``[0, 1)``.
+        key: one key, ``(2,)`` or ``(1, 2)``.
+        branch: a function or module that gives one output for each example it is given.
+            What else it needs of each example has to come with `x`.
+
+    Returns:
+        ``thin_dropout_channels(branch(x), p, key, range(1, ndim))``, computed for the
+        examples that are kept, if the branch treats each example alone. BatchNorm in
+        training mode does not: its statistics are those of the examples that are kept.
+
+    Raises:
+        TypeError: `x` or the branch's output is not an array, or the output is one of
+            integers or bools; `branch` cannot be called; see :func:`keep_channels`.
+        ValueError: `x` is a scalar; the branch gives another number of outputs; see
+            :func:`keep_channels`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import thin_drop_path
+        >>> x = mx.ones((4, 3))
+        >>> thin_drop_path(x, 0.5, mx.random.key(0), lambda x: x * 10)[:, 0].tolist()
+        [0.0, 20.0, 0.0, 20.0]
+
+    Source: Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth",
+    ECCV 2016; a fixed number of examples as in Oquab et al., "DINOv2: learning robust
+    visual features without supervision", TMLR 2024, section 5.
+    """
+    check_input(x)
+    check_has_batch(x)
+    check_branch(branch)
+    check_one_key(key)
+    if number_kept(x.shape[0], p) == 0:
+        return branch(x)
+    return on_kept_examples(x, keep_channels(key, x.shape[0], p), branch)
+
+
+def check_branch(branch: Any) -> None:
+    """Raises unless this can be called."""
+    if not callable(branch):
+        raise TypeError(
+            f"Received a branch of type {type(branch).__name__}. Expected a function or "
+            "module: the branch itself, and not its output."
+        )
+
+
+def on_kept_examples(
+    x: mx.array, kept: mx.array, branch: Callable[[mx.array], mx.array]
+) -> mx.array:
+    """Gives the scaled output of a branch at the indices `kept` of axis 0, 0 elsewhere."""
+    examples = x.shape[0]
+    if kept.shape[0] == examples:
+        return branch(x)
+    y = branch(take_kept(x, kept, 0))
+    check_input(y)
+    check_dtype(y.dtype)
+    if y.shape[:1] != kept.shape:
+        raise ValueError(
+            f"Received a branch that gives an output of shape {y.shape} for {len(kept)} "
+            "examples. Expected one output for each of them, along axis 0."
+        )
+    scale = kept_scale(kept, examples, y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
+    return among_zeros(y * scale, kept, 0, examples)
