@@ -32,6 +32,9 @@ from chandrop.nn._gaussian_dropout import (
 from chandrop.nn._layouts import Dropout, Dropout1d, Dropout2d, Dropout3d
 from chandrop.nn._model_keys import get_keys, rekey, set_keys
 from chandrop.nn._stack_parameters import stack_parameters
+from chandrop.nn._thin_drop_path import ThinDropPath
+from chandrop.nn._thin_dropout import ThinDropout
+from chandrop.nn._thin_sequential import ThinSequential
 
 __all__ = [
     "AlphaDropout",
@@ -54,6 +57,9 @@ __all__ = [
     "GaussianDropout1d",
     "GaussianDropout2d",
     "GaussianDropout3d",
+    "ThinDropPath",
+    "ThinDropout",
+    "ThinSequential",
     "check_step",
     "checkpoint",
     "convert",

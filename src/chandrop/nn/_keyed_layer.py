@@ -1,5 +1,6 @@
 import copy
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -8,6 +9,8 @@ from chandrop.functional._arguments import as_rate, check_dtype, check_input, is
 from chandrop.nn._layers_of_the_call import path_in_the_call
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
+
+Result = TypeVar("Result")
 
 
 class KeyedLayer(nn.Module):
@@ -71,13 +74,7 @@ class KeyedLayer(nn.Module):
                 Default: the layer splits its own key,
                 draws with one half and keeps the other.
         """
-        path = path_in_the_call(self) if self.training and key is None else None
-        try:
-            return self._call(x, key)
-        except (TypeError, ValueError) as error:
-            if not path:
-                raise
-            raise type(error)(f'In the dropout layer at "{path}": {error}') from error
+        return self._with_its_path(key, lambda: self._call(x, key))
 
     def _call(self, x: mx.array, key: mx.array | None) -> mx.array:
         check_input(x)
@@ -87,12 +84,28 @@ class KeyedLayer(nn.Module):
             check_key(key)
         if not self.training:
             return x
+        return self._by_key(key, lambda key: self._drop(x, key))
+
+    def _with_its_path(
+        self, key: mx.array | None, function: Callable[[], Result]
+    ) -> Result:
+        """Calls a function that draws by `key`; its errors name the layer's path."""
+        path = path_in_the_call(self) if self.training and key is None else None
+        try:
+            return function()
+        except (TypeError, ValueError) as error:
+            if not path:
+                raise
+            raise type(error)(f'In the dropout layer at "{path}": {error}') from error
+
+    def _by_key(self, key: mx.array | None, draw: Callable[[mx.array], Result]) -> Result:
+        """Gives ``draw(key)``, with the layer's next key if none is given."""
         if key is not None:
-            return self._drop(x, key)
+            return draw(key)
         advanced, key = _split(self._key)
-        y = self._drop(x, key)
+        result = draw(key)
         self._key = advanced
-        return y
+        return result
 
     def _check_axes(self, x: mx.array) -> None:
         """Raises, in any mode, for an `x` that lacks the layer's axes."""
