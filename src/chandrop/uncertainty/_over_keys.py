@@ -8,6 +8,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from chandrop.nn import ThinSequential
+from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._subnetworks import subnetworks
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
@@ -67,14 +69,26 @@ def as_size(size: Any, name: str, whole: int) -> int:
     return int(size)
 
 
-def over_keys(function: Callable[[mx.array], Any], keys: mx.array) -> Any:
-    """Evaluates a function for every key by ``mx.vmap``, but without it for one key.
+def is_one_by_one(fn: Network, chunk: Any) -> bool:
+    """Whether keys are taken one after another, by default.
 
-    So a chunk of one is there for functions that MLX cannot vmap.
+    A thin network has other weights for every key, and MLX makes of a batch of weights a
+    convolution with groups, which takes longer than one convolution after another.
     """
-    if len(keys) == 1:
-        return tree_map(lambda array: array[None], function(keys[0]))
-    return mx.vmap(function)(keys)
+    if chunk is not None or not isinstance(fn, nn.Module):
+        return False
+    return bool(layers_by_path(fn, ThinSequential))
+
+
+def over_keys(function: Callable[[mx.array], Any], keys: mx.array, one_by_one: bool) -> Any:
+    """Evaluates a function for every key, by ``mx.vmap`` or one by one.
+
+    One key needs no ``mx.vmap``: a chunk of one is there for what MLX cannot vmap.
+    """
+    if len(keys) > 1 and not one_by_one:
+        return mx.vmap(function)(keys)
+    outputs = [function(key) for key in keys]
+    return tree_map(lambda *arrays: mx.stack(list(arrays)), *outputs)
 
 
 def joined(parts: list[Any]) -> Any:

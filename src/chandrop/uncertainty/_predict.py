@@ -12,6 +12,7 @@ from chandrop.uncertainty._over_keys import (
     as_function,
     as_size,
     chunks_of,
+    is_one_by_one,
     joined,
     over_keys,
 )
@@ -91,7 +92,7 @@ def predict(
         chunk: how many keys at a time, by ``mx.vmap``: what does not depend on the key is
             computed once for each chunk, and what does is held for all keys of a chunk.
             A chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all.
+            all; of a model with a :class:`chandrop.nn.ThinSequential` one after another.
         progress: whether to show a progress bar, for which tqdm has to be installed.
         consistent: whether a sample is one subnetwork. If not, it has a subnetwork for each
             example, which depends on the place of the example in `x` alone.
@@ -130,7 +131,7 @@ def predict(
             f'Received task = {received}. Expected "classification" or "regression". '
             "Several inputs are a tuple: predict(model, keys, (x, z))."
         )
-    chunks = chunks_of(keys, chunk)
+    chunks, one_by_one = chunks_of(keys, chunk), is_one_by_one(fn, chunk)
     inputs = x if isinstance(x, tuple) else (x,)
     examples = _number_of_examples(inputs)
     size = as_size(batch_size, "batch_size", examples)
@@ -144,7 +145,9 @@ def predict(
             batch = [array[start : start + size] for array in inputs]
             summary = BlockwiseSummary(_RUNNING[task], first_example=start)
             for chosen in chunks:
-                summary.add(_outputs(function, chosen, batch, start, consistent))
+                summary.add(
+                    _outputs(function, chosen, batch, start, consistent, one_by_one)
+                )
                 advance(len(chosen))
             results.append(summary.result())
     return joined(results)
@@ -172,6 +175,7 @@ def _outputs(
     batch: list[mx.array],
     first_example: int,
     consistent: bool,
+    one_by_one: bool,
 ) -> Any:
     """Gives what the function gives for each key, of one batch."""
     n = len(batch[0])
@@ -191,7 +195,7 @@ def _outputs(
                 "of the number of examples, so that they share the mask."
             ) from error
 
-    outputs = over_keys(output, keys)
+    outputs = over_keys(output, keys, one_by_one)
     for array in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
         if not isinstance(array, mx.array):
             raise TypeError(

@@ -8,6 +8,7 @@ from chandrop.uncertainty._over_keys import (
     Network,
     as_function,
     chunks_of,
+    is_one_by_one,
     joined,
     over_keys,
 )
@@ -38,7 +39,8 @@ def sample(
         chunk: how many keys at a time, which bounds the memory. Each chunk is evaluated,
             so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``. A
             chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all at once, without evaluating them.
+            all at once, without evaluating them; of a model with a
+            :class:`chandrop.nn.ThinSequential` one after another.
         progress: whether to show a progress bar, for which tqdm has to be installed. Each
             chunk is then evaluated, too.
         dropout: for a model: which dropout layers are on, as for
@@ -63,13 +65,13 @@ def sample(
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
-    chunks = chunks_of(keys, chunk)
+    chunks, one_by_one = chunks_of(keys, chunk), is_one_by_one(fn, chunk)
     parts = []
     with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
         for chosen in chunks:
             # A model takes a key for all examples in a batch of one.
             drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
-            parts.append(over_keys(lambda key: function(key, *args), drawn))
+            parts.append(over_keys(lambda key: function(key, *args), drawn, one_by_one))
             if chunk is not None or progress:
                 mx.eval(parts[-1])
             advance(len(chosen))
