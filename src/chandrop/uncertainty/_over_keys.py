@@ -80,7 +80,9 @@ def is_one_by_one(fn: Network, chunk: Any) -> bool:
     return bool(layers_by_path(fn, ThinSequential))
 
 
-def over_keys(function: Callable[[mx.array], Any], keys: mx.array, one_by_one: bool) -> Any:
+def over_keys(
+    function: Callable[[mx.array], Any], keys: mx.array, one_by_one: bool = False
+) -> Any:
     """Evaluates a function for every key, by ``mx.vmap`` or one by one.
 
     One key needs no ``mx.vmap``: a chunk of one is there for what MLX cannot vmap.

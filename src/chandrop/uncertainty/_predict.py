@@ -131,7 +131,7 @@ def predict(
             f'Received task = {received}. Expected "classification" or "regression". '
             "Several inputs are a tuple: predict(model, keys, (x, z))."
         )
-    chunks, one_by_one = chunks_of(keys, chunk), is_one_by_one(fn, chunk)
+    chunks = chunks_of(keys, 1 if is_one_by_one(fn, chunk) else chunk)
     inputs = x if isinstance(x, tuple) else (x,)
     examples = _number_of_examples(inputs)
     size = as_size(batch_size, "batch_size", examples)
@@ -145,9 +145,7 @@ def predict(
             batch = [array[start : start + size] for array in inputs]
             summary = BlockwiseSummary(_RUNNING[task], first_example=start)
             for chosen in chunks:
-                summary.add(
-                    _outputs(function, chosen, batch, start, consistent, one_by_one)
-                )
+                summary.add(_outputs(function, chosen, batch, start, consistent))
                 advance(len(chosen))
             results.append(summary.result())
     return joined(results)
@@ -175,7 +173,6 @@ def _outputs(
     batch: list[mx.array],
     first_example: int,
     consistent: bool,
-    one_by_one: bool,
 ) -> Any:
     """Gives what the function gives for each key, of one batch."""
     n = len(batch[0])
@@ -195,7 +192,7 @@ def _outputs(
                 "of the number of examples, so that they share the mask."
             ) from error
 
-    outputs = over_keys(output, keys, one_by_one)
+    outputs = over_keys(output, keys)
     for array in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
         if not isinstance(array, mx.array):
             raise TypeError(
