@@ -813,7 +813,7 @@ MUTANTS = [
     Mutant(
         "rates of zero pass",
         SUBNETWORKS,
-        "        _check_rates(model, dropout)\n",
+        "        _check_layers(model, dropout)\n",
         "",
         "test_predict.py::test_a_model_whose_rates_are_zero",
     ),
@@ -1037,15 +1037,15 @@ MUTANTS = [
     Mutant(
         "the first channels are kept",
         KEEP,
-        "permutation(channels, key)[:kept]",
-        "mx.arange(channels)[:kept]",
+        "choice(channels, kept, key)",
+        "mx.arange(kept)",
         "test_keep_channels.py::test_every_set_is_equally_likely",
     ),
     Mutant(
         "kept channels in any order",
         KEEP,
-        "mx.sort(permutation(channels, key)[:kept])",
-        "permutation(channels, key)[:kept]",
+        "mx.sort(choice(channels, kept, key))",
+        "choice(channels, kept, key)",
         "test_keep_channels.py::test_a_fixed_number_in_ascending_order",
     ),
     Mutant(
@@ -1086,9 +1086,9 @@ MUTANTS = [
     Mutant(
         "balanced members keep channels on their own",
         SAMPLES,
-        "return mx.argsort(_balanced((n,), key))",
-        "return mx.random.permutation(n, key=key[:2] + key[2:4])",
-        "test_keep_channels.py::test_balanced_keys_keep_channels_more_evenly",
+        "order_key, bits = mx.random.split(without_place(key))",
+        "order_key, bits = mx.random.split(without_place(key) + place(key)[:2])",
+        "test_keep_channels.py::test_balanced_keys_keep_each_channel_as_often",
     ),
     Mutant(
         "kept channels are scaled by 1 / p",
@@ -1121,8 +1121,8 @@ MUTANTS = [
     Mutant(
         "the branch is computed for all",
         THIN_PATH,
-        "y = branch(take_kept(x, kept, 0))",
-        "y = take_kept(branch(x), kept, 0)",
+        "y = branch(*(take_kept(x, kept, 0) for x in inputs))",
+        "y = take_kept(branch(*inputs), kept, 0)",
         "test_thin_drop_path.py::test_the_branch_gets_the_kept_examples_alone",
     ),
     Mutant(
@@ -1163,14 +1163,14 @@ MUTANTS = [
     Mutant(
         "kept channels go on through what makes 1 of 0",
         CHAIN,
-        "is_keeping_zero(layer) or (ahead and is_for_each_channel(layer))",
+        "(ahead or is_keeping_zero(layer))",
         "is_for_each_channel(layer)",
         "test_thin_sequential.py::test_outputs_and_gradients_are_the_dense_ones",
     ),
     Mutant(
         "nothing runs on kept channels but what keeps 0",
         CHAIN,
-        "is_keeping_zero(layer) or (ahead and is_for_each_channel(layer))",
+        "(ahead or is_keeping_zero(layer))",
         "is_keeping_zero(layer)",
         "test_thin_sequential.py::test_outputs_and_gradients_are_the_dense_ones",
     ),
@@ -1184,15 +1184,15 @@ MUTANTS = [
     Mutant(
         "a second dropout in a row is lost",
         CHAIN,
-        "if _is_thinning(layer) and (ahead or kept is None):",
-        "if _is_thinning(layer):",
+        "if ahead and kept is not None and _is_thinning(layer):",
+        "if kept is not None and _is_thinning(layer):",
         "test_thin_sequential.py::test_outputs_and_gradients_are_the_dense_ones",
     ),
     Mutant(
         "a chain that drops nothing runs thin",
         CHAIN,
-        "isinstance(layer, ThinDropout) and layer._would_drop()",
-        "isinstance(layer, ThinDropout)",
+        "type(layer) is ThinDropout and layer._would_drop()",
+        "type(layer) is ThinDropout",
         "test_thin_sequential.py::test_the_mode_is_that_of_the_dropouts",
     ),
     Mutant(
@@ -1217,11 +1217,11 @@ MUTANTS = [
         "test_thin_sequential.py::test_channels_that_do_not_match",
     ),
     Mutant(
-        "a chain with masks of each example passes",
+        "a chain without thin dropout passes",
         CHAIN,
-        "if isinstance(layer, _FOR_EACH_EXAMPLE):",
+        "if not any(isinstance(layer, ThinDropout) for _, layer in _chain(self)):",
         "if False:",
-        "test_thin_sequential.py::test_a_mask_for_each_example",
+        "test_thin_sequential.py::test_no_thin_dropout",
     ),
     Mutant(
         "a convolution with groups runs thin",
@@ -1233,8 +1233,8 @@ MUTANTS = [
     Mutant(
         "what inherits is taken for its parent",
         PARTS,
-        "type(layer) in _KEEPING_ZERO\n",
-        "isinstance(layer, tuple(_KEEPING_ZERO))\n",
+        "type(layer) in _KEEPING_ZERO",
+        "isinstance(layer, tuple(_KEEPING_ZERO))",
         "test_thin_sequential.py::test_outputs_and_gradients_are_the_dense_ones",
     ),
     Mutant(
@@ -1247,15 +1247,15 @@ MUTANTS = [
     Mutant(
         "statistics of kept channels are lost",
         PARTS,
-        "layer[name] = put_kept(layer[name], kept, part[name], 0)",
+        "layer[name] = put_kept(whole, kept, part[name], -1)",
         "pass",
         "test_thin_sequential.py::test_running_statistics",
     ),
     Mutant(
         "statistics of dropped channels are forgotten",
         PARTS,
-        "put_kept(layer[name], kept, part[name], 0)",
-        "put_kept(mx.zeros_like(layer[name]), kept, part[name], 0)",
+        "put_kept(whole, kept, part[name], -1)",
+        "put_kept(mx.zeros_like(whole), kept, part[name], -1)",
         "test_thin_sequential.py::test_running_statistics",
     ),
     Mutant(
@@ -1268,9 +1268,58 @@ MUTANTS = [
     Mutant(
         "thin samples are vmapped by default",
         "uncertainty/_over_keys.py",
-        "if chunk is not None or not isinstance(fn, nn.Module):",
+        "if chunk is not None or dropout is False or not isinstance(fn, nn.Module):",
         "if True:",
         "test_thin_sequential.py::test_samples_are_taken_one_after_another",
+    ),
+    Mutant(
+        "a subclass of thin dropout is thinned",
+        CHAIN,
+        "return type(layer) is ThinDropout and",
+        "return isinstance(layer, ThinDropout) and",
+        "test_thin_sequential.py::test_what_inherits_from_thin_dropout_is_called",
+    ),
+    Mutant(
+        "channels before the first convolution are all computed",
+        CHAIN,
+        "if kept is None and is_for_each_channel(layer):",
+        "if kept is None and _is_thinning(layer):",
+        "test_thin_sequential.py::test_running_statistics",
+    ),
+    Mutant(
+        "integers are dropped",
+        CHAIN,
+        "                check_dtype(x.dtype)\n",
+        "",
+        "test_thin_sequential.py::test_integers_that_reach_the_dropout",
+    ),
+    Mutant(
+        "statistics keep their dtype",
+        PARTS,
+        "layer[name].astype(part[name].dtype)",
+        "layer[name]",
+        "test_thin_sequential.py::test_statistics_have_the_dtype_of_the_dense_ones",
+    ),
+    Mutant(
+        "all thin chains are sampled one by one",
+        "uncertainty/_over_keys.py",
+        "if any(map(is_convolution, layers)) and any(id(m) in thinning for m in layers):",
+        "if True:",
+        "test_thin_sequential.py::test_what_is_not_thin_is_vmapped",
+    ),
+    Mutant(
+        "thin stochastic depth passes for a subnetwork",
+        SUBNETWORKS,
+        "if by_place and dropout is not False:",
+        "if False:",
+        "test_thin_drop_path.py::test_it_is_no_subnetwork",
+    ),
+    Mutant(
+        "what else a branch takes is of all examples",
+        THIN_PATH,
+        "branch(*(take_kept(x, kept, 0) for x in inputs))",
+        "branch(take_kept(inputs[0], kept, 0), *inputs[1:])",
+        "test_thin_drop_path.py::test_what_else_the_branch_takes_of_each_example",
     ),
 ]
 

@@ -79,14 +79,15 @@ def test_channels_and_pairs_are_kept_as_often_as_drawn_without_replacement(
     double.check(together[np.triu_indices(channels, 1)], draws)
 
 
-def test_balanced_keys_keep_channels_more_evenly(get_key):
-    """Each channel by about as many members, as little as it depends on the order."""
-
-    def spread(make_keys):
-        counts = [many(make_keys, get_key(), 16, 0.5, 16).sum(0) for _ in range(40)]
-        return np.std(counts)
-
-    assert spread(balanced_keys) < 0.6 * spread(mx.random.split)
+@pytest.mark.parametrize(
+    ("members", "channels", "p"), [(16, 16, 0.5), (8, 10, 0.5), (16, 12, 0.25), (4, 7, 0.3)]
+)
+def test_balanced_keys_keep_each_channel_as_often(members, channels, p, get_key):
+    """By as near to k / C of the members as can be."""
+    k = round((1 - p) * channels)
+    for _ in range(20):
+        counts = many(balanced_keys, get_key(), channels, p, members).sum(0)
+        assert np.ptp(counts) <= 1 or abs(counts - members * k / channels).max() < 1
 
 
 @pytest.mark.statistical(false_alarms=1e-9)

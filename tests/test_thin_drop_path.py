@@ -9,8 +9,16 @@ from mlx.utils import tree_flatten
 from subjects import assert_same, assert_trees_close, normal
 
 from chandrop.functional import keep_channels, thin_drop_path, thin_dropout_channels
-from chandrop.nn import ThinDropPath, checkpoint, functional_call, get_keys, rekey
+from chandrop.nn import (
+    Dropout,
+    ThinDropPath,
+    checkpoint,
+    functional_call,
+    get_keys,
+    rekey,
+)
 from chandrop.random import example_keys
+from chandrop.uncertainty import predict, sample
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
@@ -36,8 +44,8 @@ class Block(nn.Module):
     def __call__(self, x):
         if self.function == "thin":
             return x + self.drop_path(x, self.branch)
-        kept = self.drop_path(x, lambda x: x * 0 + 1)
-        return x + self.branch(x) * kept
+        self.drop_path._key, key = mx.random.split(self.drop_path._key)
+        return x + masked(x, 0.4, key, self.branch)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 0.9])
@@ -77,6 +85,54 @@ def test_the_branch_gets_the_kept_examples_alone(examples, p, key):
     expected = np.zeros((examples, 3), np.float32)
     expected[kept] = np.array(x)[kept] * 10 * examples / len(kept)
     np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+def test_what_else_the_branch_takes_of_each_example(key):
+    x, scale, shift = normal((6, 3)), normal((6, 1), seed=2), normal((6, 3), seed=3)
+
+    def branch(x, scale, shift):
+        return mx.tanh(x * scale) + shift
+
+    expected = masked(x, 0.5, key, lambda x: branch(x, scale, shift))
+    y = thin_drop_path(x, 0.5, key, branch, scale, shift)
+    np.testing.assert_allclose(y, expected, **TOLERANCE)
+    layer = ThinDropPath(0.5)
+    assert_same(layer(x, branch, scale, shift, key=key), y)
+    assert_same(layer.eval()(x, branch, scale, shift), branch(x, scale, shift))
+    with pytest.raises(ValueError, match=r"inputs of 6, 6, 5 examples\. Expected as many"):
+        thin_drop_path(x, 0.5, key, branch, scale, shift[:5])
+    with pytest.raises(TypeError, match=r"Expected an mx\.array"):
+        layer(x, branch, scale, None)
+
+
+def test_derivatives_of_second_order_and_forward(key):
+    def call(x):
+        return thin_drop_path(x, 0.5, key, lambda x: x**3)
+
+    x, tangent = normal((6, 3)), normal((6, 3), seed=2)
+    mask = thin_dropout_channels(mx.ones((6, 3)), 0.5, key, 1)
+    _, (forward,) = mx.jvp(call, [x], [tangent])
+    np.testing.assert_allclose(forward, mask * 3 * x**2 * tangent, **TOLERANCE)
+    second = mx.grad(lambda x: (mx.grad(lambda x: call(x).sum())(x) * tangent).sum())(x)
+    np.testing.assert_allclose(second, mask * 6 * x * tangent, **TOLERANCE)
+
+
+def test_it_is_no_subnetwork(key):
+    """Which examples are kept depends on the batch."""
+    model, keys = Block("thin"), mx.random.split(key, 2)
+    for function in (predict, sample):
+        with pytest.raises(ValueError, match=r'ThinDropPath at "drop_path"\. Which'):
+            function(model, keys, normal((4, 6)))
+    model = nn.Sequential(model, Dropout(0.5))
+    model.layers[0].drop_path.p = 0
+    predict(model, keys, normal((4, 6)))
+    model.layers[0].drop_path.p = 0.5
+
+    def others(path, layer):
+        return not isinstance(layer, ThinDropPath)
+
+    summary = predict(model, keys, normal((4, 6)), dropout=others)
+    assert summary.probabilities.shape == (4, 6)
 
 
 def test_vmap(get_key):
@@ -204,9 +260,13 @@ def test_bad_inputs(key):
     for call in (layer, lambda x, branch: thin_drop_path(x, 0.5, key, branch)):
         with pytest.raises(ValueError, match=r"shape \(3,\) for 2 examples\. Expected one"):
             call(x, lambda x: x.sum(0))
-        with pytest.raises(TypeError, match=r"Expected an mx\.array"):
+        with pytest.raises(
+            TypeError, match=r"branch that gives list\. Expected one mx\.ar"
+        ):
             call(x, lambda x: [1.0])
-        with pytest.raises(TypeError, match=r"Received dtype .*bool"):
+        with pytest.raises(
+            TypeError, match=r"branch that gives mlx\.core\.bool\. Expected"
+        ):
             call(x, lambda x: x > 0)
         with pytest.raises(ValueError, match=r"Received a scalar"):
             call(mx.array(1.0), lambda x: x)
@@ -215,9 +275,6 @@ def test_bad_inputs(key):
     for keys in (example_keys(key, 4), example_keys(key, 3)):
         with pytest.raises(ValueError, match=r"keys of shape .*Expected one key"):
             layer(x, mx.tanh, key=keys)
-        with pytest.raises(ValueError, match=r"keys of shape .*Expected one key"):
-            layer.eval()(x, mx.tanh, key=keys)
-        layer.train()
     for p, error in ((1, ValueError), (mx.array(0.5), TypeError), (-1, ValueError)):
         with pytest.raises(error):
             ThinDropPath(p)

@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from binomial import Binomial
 from subjects import assert_same, normal
 
 from chandrop.functional import keep_channels, thin_dropout_channels
@@ -46,13 +47,15 @@ def test_one_mask_for_the_batch_that_keeps_a_fixed_number(shape, axes, axis, p, 
     assert kept.all(1).sum() == max(1, round((1 - p) * shape[axis]))
 
 
-def test_the_mean_over_all_masks_is_x(get_key):
-    """Channels are kept with probability k / C each, and scaled by C / k."""
-    x = normal((2, 6))
-    keys = mx.random.split(get_key(), 4000)
-    y = mx.vmap(lambda key: thin_dropout_channels(x, 0.35, key, ()))(keys)
-    kept = np.array((y[:, 0] != 0).sum(0)) / len(keys)
-    np.testing.assert_allclose(y.mean(0), np.array(x) * kept * 6 / 4, rtol=1e-4)
+@pytest.mark.statistical(false_alarms=1e-9)
+def test_the_mean_over_keys_is_x(get_key, false_alarms):
+    """The sum over keys is a count of C / k: 2 % off is found."""
+    test = Binomial(4 / 6, false_alarms, counts=6, deviation=0.02)
+    keys = mx.random.split(get_key(), test.draws)
+    y = mx.vmap(lambda key: thin_dropout_channels(mx.ones((2, 6)), 0.35, key, ()))(keys)
+    sums = np.array(y, np.float64).sum(0)
+    np.testing.assert_array_equal(sums[0], sums[1])
+    test.check(np.round(sums[0] * 4 / 6), test.draws)
 
 
 @each

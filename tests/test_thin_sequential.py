@@ -1,5 +1,6 @@
 """ThinSequential against nn.Sequential of the same layers: the same, but not computed."""
 
+import operator
 from contextlib import contextmanager
 from unittest import mock
 from zlib import crc32
@@ -9,7 +10,7 @@ import mlx.nn as nn
 import mlx.optimizers
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 from subjects import assert_same, assert_trees_close, normal
 
 from chandrop import nn as layers
@@ -26,6 +27,7 @@ from chandrop.nn import (
     rekey,
     revert,
     set_keys,
+    stack_parameters,
 )
 from chandrop.random import balanced_keys, example_keys, fold_in
 from chandrop.uncertainty import predict, sample
@@ -107,6 +109,13 @@ NETWORKS = {
         nn.BatchNorm(8, affine=False, track_running_stats=False), ThinDropout(0.5)
     ),
     "batch norm after": lambda: thinned_images(nn.BatchNorm(8), nn.ReLU()),
+    "batch norm first": lambda: (
+        (nn.BatchNorm(8), nn.ReLU(), ThinDropout(0.5), nn.Conv2d(8, 4, 3)),
+        (2, 6, 6, 8),
+    ),
+    "batch norm behind groups": lambda: images(
+        nn.Conv2d(8, 8, 3, groups=2), nn.BatchNorm(8), nn.ReLU(), ThinDropout(0.5)
+    ),
     "instance norm": lambda: images(
         nn.InstanceNorm(8, affine=True), nn.ReLU(), ThinDropout(0.5)
     ),
@@ -154,6 +163,9 @@ NETWORKS = {
     ),
     "functions": lambda: between(nn.relu, ThinDropout(0.5), mx.tanh, nn.silu),
     "one slope": lambda: between(nn.PReLU(), ThinDropout(0.5), nn.PReLU()),
+    "slopes with more axes": lambda: between(
+        slopes(12, (1, 1, 12)), ThinDropout(0.5), slopes(12, (1, 12))
+    ),
     "a slope for each channel": lambda: between(slopes(12), ThinDropout(0.5), slopes(12)),
     "twice in a row": lambda: between(
         nn.ReLU(), ThinDropout(0.5), nn.ReLU(), ThinDropout(0.25)
@@ -211,9 +223,9 @@ NETWORKS = {
 }
 
 
-def slopes(channels):
+def slopes(channels, shape=(-1,)):
     layer = nn.PReLU(channels)
-    layer.weight = mx.linspace(0.1, 0.5, channels)
+    layer.weight = mx.linspace(0.1, 0.5, channels).reshape(shape)
     return layer
 
 
@@ -281,7 +293,9 @@ def test_in_eval_mode_it_is_sequential(name):
     assert names == [(path, a.shape) for path, a in tree_flatten(dense.parameters())]
 
 
-@pytest.mark.parametrize("name", ["batch norm", "nested"])
+@pytest.mark.parametrize(
+    "name", ["batch norm", "nested", "batch norm first", "batch norm behind groups"]
+)
 def test_running_statistics(name):
     """Those of kept channels are the dense ones; those of dropped channels stay."""
     thin, dense, x = both(name)
@@ -317,6 +331,8 @@ def weights_of_convolutions():
     [
         ("conv2d", [(4, 3, 3, 3), (9, 3, 3, 4), (2, 2, 2, 9)]),
         ("batch norm", [(4, 3, 3, 3), (4, 3, 3, 4)]),
+        ("batch norm first", [(4, 3, 3, 4)]),
+        ("batch norm behind groups", [(8, 3, 3, 3), (8, 3, 3, 4), (4, 3, 3, 4)]),
         ("instance norm", [(4, 3, 3, 3), (4, 3, 3, 4)]),
         ("pooling before", [(4, 3, 3, 3), (4, 3, 3, 4)]),
         ("pooling after", [(4, 3, 3, 3), (4, 3, 3, 4)]),
@@ -545,8 +561,30 @@ def test_samples_are_taken_one_after_another(make_keys, key):
     probabilities = mx.softmax(sample(model, keys, x, chunk=1), axis=-1).mean(0)
     summary = predict(model, keys, x)
     np.testing.assert_allclose(summary.probabilities, probabilities, **TOLERANCE)
-    with pytest.raises(ValueError, match="keys of shape"):
+    with pytest.raises(ValueError, match=r"one key, .* consistent=False gave each"):
         predict(model, keys, x, consistent=False)
+
+
+@pytest.mark.parametrize(
+    ("dropout", "calls"),
+    [(None, 4), (lambda path, layer: path == "layers.2", 1), (False, 1)],
+    ids=["thin", "not thin", "off"],
+)
+def test_what_is_not_thin_is_vmapped(dropout, calls, key):
+    """What does not depend on the key is computed once."""
+    counted = []
+
+    def count(x):
+        counted.append(x)
+        return x
+
+    model = nn.Sequential(count, network(ThinSequential), Dropout(0.2))
+    sample(model, mx.random.split(key, 4), normal(IMAGES), dropout=dropout)
+    assert len(counted) == calls
+    counted.clear()
+    linear = ThinSequential(count, nn.Linear(2, 8), ThinDropout(0.5), nn.Linear(8, 2))
+    sample(linear, mx.random.split(key, 4), normal(IMAGES))
+    assert len(counted) == 1
 
 
 @pytest.mark.parametrize("chunk", [2, 4])
@@ -588,17 +626,94 @@ def test_channels_that_do_not_match(chain, shape, message):
         ThinSequential(*chain())(mx.ones(shape))
 
 
-@pytest.mark.parametrize(
-    "layer", [Dropout2d(0.3), nn.Dropout2d(0.3), layers.ChannelDropout(0.3, 1)], ids=str
-)
-def test_a_mask_for_each_example(layer, key):
+def test_no_thin_dropout():
+    """A mask for each example is not thin, nor is a chain without dropout."""
     message = (
-        r"Received a .*Dropout.* and no ThinDropout\. .*chandrop\.nn\.ThinDropout\(p\)"
+        r"Received no ThinDropout .* chandrop\.nn\.ThinDropout\(p\) where .*Sequential"
     )
-    with pytest.raises(ValueError, match=message):
-        ThinSequential(nn.Conv2d(3, 8, 3), nn.Sequential(layer))
-    ThinSequential(layer, ThinDropout())
-    ThinSequential(nn.Linear(4, 4), nn.Dropout(0.1))
+    for layer in (Dropout2d(0.3), nn.Dropout2d(0.3), nn.ReLU(), nn.Sequential(nn.ReLU())):
+        with pytest.raises(ValueError, match=message):
+            ThinSequential(nn.Conv2d(3, 8, 3), layer)
+    ThinSequential(Dropout2d(0.3), nn.Sequential(ThinDropout()))
+
+
+class Louder(ThinDropout):
+    """It inherits from ThinDropout, and does otherwise."""
+
+    def __call__(self, x):
+        return super().__call__(x) * 10
+
+
+def test_what_inherits_from_thin_dropout_is_called(key):
+    layers = (nn.Linear(4, 8), Louder(0.5), nn.Linear(8, 2))
+    x = normal((3, 4))
+    thin, dense = ThinSequential(*layers), nn.Sequential(*layers)
+    np.testing.assert_allclose(
+        functional_call(thin, {}, x, key=key),
+        functional_call(dense, {}, x, key=key),
+        **TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize("x", [mx.array(1.0), [1.0], None], ids=str)
+def test_inputs_without_channels(x):
+    for first in (ThinDropout(0.5), nn.ReLU()):
+        with pytest.raises((TypeError, ValueError), match=r"Received .*Expected an"):
+            ThinSequential(first, ThinDropout(0.5))(x)
+
+
+def test_integers_that_reach_the_dropout():
+    for step in (nn.Step(), nn.step):
+        with pytest.raises(TypeError, match=r"Received dtype .*int32"):
+            ThinSequential(nn.Linear(4, 8), step, ThinDropout(0.5))(mx.ones((2, 4)))
+
+
+def test_statistics_have_the_dtype_of_the_dense_ones():
+    norms = []
+    for kind in (ThinSequential, nn.Sequential):
+        model = kind(nn.Linear(4, 8), nn.BatchNorm(8), ThinDropout(0.5))
+        model.set_dtype(mx.float16)
+        model(normal((3, 4)))
+        norms.append(model.layers[1])
+    for statistic in ("running_mean", "running_var"):
+        assert norms[0][statistic].dtype == norms[1][statistic].dtype == mx.float32
+
+
+def test_second_order_and_forward_derivatives(key):
+    layers = (nn.Linear(4, 8), nn.Tanh(), ThinDropout(0.5), nn.Linear(8, 2))
+    x, tangent = normal((3, 4)), normal((3, 4), seed=2)
+
+    def derivatives(model):
+        def call(x):
+            return functional_call(model, {}, x, key=key)
+
+        def slope(x):
+            return (mx.grad(lambda x: call(x).sum())(x) ** 2).sum()
+
+        return mx.jvp(call, [x], [tangent])[1][0], mx.grad(slope)(x)
+
+    thin, dense = (derivatives(kind(*layers)) for kind in (ThinSequential, nn.Sequential))
+    for one, other in zip(thin, dense, strict=True):
+        np.testing.assert_allclose(one, other, **TOLERANCE)
+
+
+def test_vmap_over_parameters_and_keys(key):
+    """With BatchNorm in training mode."""
+    members = [network(ThinSequential) for _ in range(3)]
+    for member, seed in zip(members, range(3), strict=True):
+        member.layers[0].weight = normal(member.layers[0].weight.shape, seed=seed)
+    keys, x = mx.random.split(key, 3), normal(IMAGES)
+    stacked = stack_parameters(members)
+
+    def call(parameters, key):
+        return functional_call(members[0], parameters, x, key=key, return_state=True)
+
+    outputs, states = mx.vmap(call)(stacked, keys)
+    for i, (member, key) in enumerate(zip(members, keys, strict=True)):
+        y, state = call(member.parameters(), key)
+        np.testing.assert_allclose(outputs[i], y, **TOLERANCE)
+        own = tree_map(operator.itemgetter(i), states)
+        assert_trees_close(own, state, **TOLERANCE)
 
 
 def test_a_key_for_each_example(key):

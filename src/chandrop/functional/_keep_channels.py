@@ -6,7 +6,7 @@ import mlx.core as mx
 from chandrop.functional._arguments import as_rate
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
-from chandrop.random._samples import permutation
+from chandrop.random._samples import choice
 
 
 def keep_channels(key: mx.array, channels: int, p: float) -> mx.array:
@@ -43,7 +43,7 @@ def keep_channels(key: mx.array, channels: int, p: float) -> mx.array:
     kept = number_kept(channels, p)
     # RandomBits has no derivative, so a key that is differentiated must not reach it.
     key = mx.stop_gradient(key.flatten())
-    return mx.sort(permutation(channels, key)[:kept])
+    return mx.sort(choice(channels, kept, key))
 
 
 def number_kept(channels: int, p: Any) -> int:
@@ -56,13 +56,12 @@ def as_fixed_rate(p: Any) -> float:
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "
-            "fixes how many channels are kept, and with them the shapes: p.item() of an "
-            "array."
+            "fixes how many channels, or examples, are kept: p.item() of an array."
         )
     if p == 1:
         raise ValueError(
-            "Received p = 1. Expected 0 <= p < 1: a fixed number of channels is kept, at "
-            "least one."
+            "Received p = 1. Expected 0 <= p < 1: a fixed number of channels, or examples, "
+            "is kept, at least one."
         )
     return float(as_rate(p))
 

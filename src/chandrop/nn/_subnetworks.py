@@ -12,6 +12,7 @@ from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import keyed_layers, quoted
 from chandrop.nn._snapshot import Snapshot
+from chandrop.nn._thin_drop_path import ThinDropPath
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def subnetworks(
     Raises:
         TypeError: `model` is not a module.
         ValueError: all layers shall be on, and one inherits from ``mlx.nn``'s; or the rates
-            of all that shall be on are 0.
+            of all that shall be on are 0, or one of them is a :class:`ThinDropPath`.
     """
     before = Snapshot(model)
     try:
@@ -50,7 +51,7 @@ def subnetworks(
                     "which no key reaches. It has to inherit from chandrop.nn's layer; or "
                     "choose others: dropout=lambda path, layer: ..."
                 )
-        _check_rates(model, dropout)
+        _check_layers(model, dropout)
         yield lambda key, *arguments: functional_call(
             model, {}, *arguments, key=key, dropout=dropout
         )
@@ -58,7 +59,7 @@ def subnetworks(
         before.restore()
 
 
-def _check_rates(
+def _check_layers(
     model: nn.Module, dropout: bool | Callable[[str, nn.Module], bool]
 ) -> None:
     layers = keyed_layers(model)
@@ -69,6 +70,16 @@ def _check_rates(
             f"Received a {type(model).__name__} without dropout layers. If it was trained "
             "without dropout, it has no subnetworks. If one is in a lambda or the like: "
             "make it an attribute of the model."
+        )
+    by_place = [
+        path for path, m in layers.items() if isinstance(m, ThinDropPath) and m.p > 0
+    ]
+    if by_place and dropout is not False:
+        raise ValueError(
+            f"Received a model with a ThinDropPath at {quoted(by_place)}. Which examples "
+            "it keeps depends on the batch, so a key is no subnetwork. Put a DropPath in "
+            "its place, or leave it off: "
+            "dropout=lambda path, layer: not isinstance(layer, ThinDropPath)."
         )
     rates = [layer.p for layer in layers.values()]
     if dropout is not False and rates and all(is_zero(p) for p in rates):

@@ -2,19 +2,19 @@ from collections.abc import Callable
 
 import mlx.core as mx
 
-from chandrop.functional._arguments import check_input
-from chandrop.functional._drop_path import check_has_batch
-from chandrop.functional._keep_channels import check_one_key
 from chandrop.functional._thin_drop_path import check_branch, on_kept_examples
 from chandrop.nn._thin_layer import ThinLayer
+from chandrop.random import check_key
 
 
 class ThinDropPath(ThinLayer):
     r"""Computes the branch of a residual block for a fixed number of examples only.
 
     It takes the place of :class:`DropPath`, of which it needs the branch in place of the
-    branch's output: ``x + drop_path(x, branch)`` for ``x + drop_path(branch(x))``. So no
-    parameter gets another name.
+    branch's output: ``x + drop_path(x, branch)`` for ``x + drop_path(branch(x))``. The
+    branch stays where it is, so no parameter gets another name. Which examples are kept
+    depends on their places in the batch, and of few examples few rates can be had: 4 at
+    p = 0.1 are all kept, and one is always kept.
 
     Args:
         p: the share of examples to drop: a number in ``[0, 1)``. Of ``B`` examples
@@ -56,8 +56,8 @@ class ThinDropPath(ThinLayer):
     def __call__(  # type: ignore[override] # it needs the branch, too
         self,
         x: mx.array,
-        branch: Callable[[mx.array], mx.array],
-        *,
+        branch: Callable[..., mx.array],
+        *others: mx.array,
         key: mx.array | None = None,
     ) -> mx.array:
         """Computes the branch for some examples in training mode, in eval mode for all.
@@ -65,15 +65,15 @@ class ThinDropPath(ThinLayer):
         Args:
             x: what the branch is given.
             branch: a function or module that gives one output for each example.
+            *others: what else the branch takes of each example; see
+                :func:`chandrop.functional.thin_drop_path`.
             key: what to choose the examples with; the layer's own then stays as it is.
                 Default: the layer splits its own key, chooses with one half and keeps the
                 other.
         """
-        check_input(x)
-        check_has_batch(x)
-        check_branch(branch)
+        check_branch(branch, x, *others)
         if key is not None:
-            check_one_key(key)
+            check_key(key)
         if not self.training or x.shape[0] == 0:
-            return branch(x)
-        return on_kept_examples(x, self._keep(x.shape[0], key), branch)
+            return branch(x, *others)
+        return on_kept_examples(self._keep(x.shape[0], key), branch, x, *others)

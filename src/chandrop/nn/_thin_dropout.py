@@ -43,10 +43,15 @@ class ThinDropout(ThinLayer):
         super().__init__(p, key)
 
     def _check_axes(self, x: mx.array) -> None:
-        if x.ndim == 0:
-            raise ValueError(
-                "Received a scalar. Expected an input whose last axis are the channels."
-            )
+        check_has_channels(x)
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         return thin_dropout_channels(x, self.p, key, self._spatial_axes)
+
+
+def check_has_channels(x: mx.array) -> None:
+    """Raises for a scalar."""
+    if x.ndim == 0:
+        raise ValueError(
+            "Received a scalar. Expected an input whose last axis are the channels."
+        )

@@ -7,8 +7,6 @@ import mlx.nn as nn
 from chandrop.functional._arguments import check_dtype, check_input
 from chandrop.functional._kept import among_zeros, take_kept
 from chandrop.functional._thin_dropout_channels import kept_scale
-from chandrop.nn._channel_dropout import ChannelDropout
-from chandrop.nn._layouts import Dropout1d, Dropout2d, Dropout3d
 from chandrop.nn._on_channels import (
     call_on_channels,
     channels_taken,
@@ -17,12 +15,7 @@ from chandrop.nn._on_channels import (
     is_mixing,
     mix_channels,
 )
-from chandrop.nn._thin_dropout import ThinDropout
-
-_FOR_EACH_EXAMPLE = (
-    *(Dropout1d, Dropout2d, Dropout3d, ChannelDropout),
-    *(nn.Dropout2d, nn.Dropout3d),
-)
+from chandrop.nn._thin_dropout import ThinDropout, check_has_channels
 
 
 class ThinSequential(nn.Sequential):
@@ -36,12 +29,12 @@ class ThinSequential(nn.Sequential):
     block.
 
     On the channels that are kept run ``mlx.nn``'s convolutions and transposed convolutions
-    without groups, Linear, activations, poolings, Upsample, BatchNorm, InstanceNorm, and
-    chandrop's layers. Any other layer, such as one that normalises over channels, a
-    convolution with groups, a lambda or a Module of yours, gets all channels, with zeros
-    for those that are dropped; so does what makes something else than 0 of 0, after the
-    dropout. Sequentials inside are part of the chain. What is not computed is 0, also where
-    it would have been inf or nan.
+    without groups, Linear, poolings, Upsample, BatchNorm, InstanceNorm, the activations
+    that are for each channel alone, and chandrop's layers but AlphaDropout. Any other
+    layer, such as one that normalises over channels, a convolution with groups, a lambda or
+    a Module of yours, gets all channels, with zeros for those that are dropped; so does,
+    after the dropout, what makes something else than 0 of 0. Sequentials inside are part of
+    the chain. What is not computed is 0, also where it would have been inf or nan.
 
     BatchNorm before a ThinDropout, in training mode, updates the running statistics of the
     channels that are kept, as ever; those of the others stay as they were.
@@ -52,9 +45,9 @@ class ThinSequential(nn.Sequential):
             ``functional_call(model, ..., dropout=True)`` thins a model in eval mode.
 
     Raises:
-        ValueError: a layer drops channels of each example, such as :class:`Dropout2d`, and
-            none is a ThinDropout; at the call for a layer of another number of channels
-            than it is given, or if a ThinDropout has a key for each example.
+        ValueError: none of the layers is a ThinDropout; at the call, a layer is given
+            another number of channels than it is for, or a ThinDropout has a key for each
+            example.
 
     Example:
         >>> import mlx.core as mx
@@ -77,16 +70,13 @@ class ThinSequential(nn.Sequential):
 
     def __init__(self, *layers: Callable[[mx.array], mx.array]):
         super().__init__(*layers)
-        chain = [layer for _, layer in _chain(self)]
-        if not any(isinstance(layer, ThinDropout) for layer in chain):
-            for layer in chain:
-                if isinstance(layer, _FOR_EACH_EXAMPLE):
-                    raise ValueError(
-                        f"Received a {layer} and no ThinDropout. It has a mask for each "
-                        "example, so every channel has to be computed. Expected one for "
-                        "the whole batch in its place, chandrop.nn.ThinDropout(p); or an "
-                        "mlx.nn.Sequential."
-                    )
+        if not any(isinstance(layer, ThinDropout) for _, layer in _chain(self)):
+            raise ValueError(
+                "Received no ThinDropout among the layers, so every channel would be "
+                "computed. Expected chandrop.nn.ThinDropout(p) where channels are dropped: "
+                "the masks of other dropouts differ from example to example. Without any, "
+                "an mlx.nn.Sequential."
+            )
 
     def __call__(self, x: mx.array) -> mx.array:
         """Calls the layers in order."""
@@ -94,32 +84,33 @@ class ThinSequential(nn.Sequential):
         if not any(_is_thinning(layer) for _, layer in chain):
             dense: mx.array = super().__call__(x)
             return dense
+        check_input(x)
+        check_has_channels(x)
         # The channels that x has; None: it has all.
         kept: mx.array | None = None
         channels = 0
         # Whether they are those that the next dropout keeps, of what is not yet masked.
         ahead = False
         for place, (path, layer) in enumerate(chain):
-            if _is_thinning(layer) and (ahead or kept is None):
-                if kept is None:
-                    check_input(x)
-                    check_dtype(x.dtype)
-                    channels = x.shape[-1]
-                    kept = layer._keep(channels)
+            if kept is None and is_for_each_channel(layer):
+                following = _next_thinning(chain[place:])
+                if following is not None:
+                    channels, ahead = x.shape[-1], True
+                    kept = following._keep(channels)
                     x = take_kept(x, kept, -1)
+            if ahead and kept is not None and _is_thinning(layer):
+                check_dtype(x.dtype)
                 x = x * kept_scale(kept, channels, x.dtype)
                 ahead = False
             elif is_mixing(layer):
                 _check_channels(path, layer, x.shape[-1] if kept is None else channels)
                 outputs, channels = None, layer.weight.shape[0]
-                following = _next_thinning(layer for _, layer in chain[place + 1 :])
+                following = _next_thinning(chain[place + 1 :])
                 if following is not None:
                     outputs = following._keep(channels)
                 x = mix_channels(layer, x, kept, outputs)
                 kept, ahead = outputs, following is not None
-            elif kept is not None and (
-                is_keeping_zero(layer) or (ahead and is_for_each_channel(layer))
-            ):
+            elif kept is not None and (ahead or is_keeping_zero(layer)):
                 _check_channels(path, layer, channels)
                 x = call_on_channels(layer, x, kept, channels)
             else:
@@ -140,12 +131,12 @@ def _chain(sequential: nn.Sequential, path: str = "layers") -> Iterator[tuple[st
 
 
 def _is_thinning(layer: Any) -> TypeGuard[ThinDropout]:
-    return isinstance(layer, ThinDropout) and layer._would_drop()
+    return type(layer) is ThinDropout and layer._would_drop()
 
 
-def _next_thinning(layers: Iterable[Any]) -> ThinDropout | None:
-    """Gives the dropout that the channels reach, if each reaches it alone."""
-    for layer in layers:
+def _next_thinning(chain: Iterable[tuple[str, Any]]) -> ThinDropout | None:
+    """Gives the next dropout, if each channel reaches it alone."""
+    for _, layer in chain:
         if _is_thinning(layer):
             return layer
         if not is_for_each_channel(layer):

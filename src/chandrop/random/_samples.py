@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from chandrop.random._place import KEY_WORDS, place, without_place
+from chandrop.random._place import KEY_WORDS, PLACE_WORDS, place, without_place
 
 
 def bernoulli(p: mx.array, shape: Sequence[int], key: mx.array) -> mx.array:
@@ -53,11 +53,16 @@ def uniform(shape: Sequence[int], key: mx.array) -> mx.array:
     return _balanced(shape, key) * 2.0**-32
 
 
-def permutation(n: int, key: mx.array) -> mx.array:
-    """Draws an order of the numbers below `n`."""
+def choice(n: int, size: int, key: mx.array) -> mx.array:
+    """Draws so many different numbers below `n`, in any order."""
     if key.shape[-1] == KEY_WORDS:
-        return mx.random.permutation(n, key=key)
-    return mx.argsort(_balanced((n,), key))
+        return mx.random.permutation(n, key=key)[:size]
+    # All members draw one order, and each takes what follows its place in that.
+    order_key, bits = mx.random.split(without_place(key))
+    start = (mx.take(place(key), bits[0] % PLACE_WORDS) * (n * 2.0**-32)).astype(mx.uint32)
+    follow = (start + mx.arange(size, dtype=mx.uint32)) % n
+    # Not mx.take, whose result under mx.vmap old MLX does not sort.
+    return mx.take_along_axis(mx.random.permutation(n, key=order_key), follow, axis=0)
 
 
 def normal(shape: Sequence[int], key: mx.array) -> mx.array:

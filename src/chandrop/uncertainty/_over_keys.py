@@ -8,8 +8,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from chandrop.nn import ThinSequential
+from chandrop.nn import ThinDropout, ThinSequential
+from chandrop.nn._containers import containers
 from chandrop.nn._layers_by_path import layers_by_path
+from chandrop.nn._on_channels import is_convolution
 from chandrop.nn._subnetworks import subnetworks
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
@@ -69,15 +71,24 @@ def as_size(size: Any, name: str, whole: int) -> int:
     return int(size)
 
 
-def is_one_by_one(fn: Network, chunk: Any) -> bool:
+def is_one_by_one(fn: Network, chunk: Any, dropout: Dropout) -> bool:
     """Whether keys are taken one after another, by default.
 
-    A thin network has other weights for every key, and MLX makes of a batch of weights a
-    convolution with groups, which takes longer than one convolution after another.
+    A thin convolution has other weights for every key, and MLX makes of a batch of weights
+    a convolution with groups, which takes longer than one convolution after another.
     """
-    if chunk is not None or not isinstance(fn, nn.Module):
+    if chunk is not None or dropout is False or not isinstance(fn, nn.Module):
         return False
-    return bool(layers_by_path(fn, ThinSequential))
+    thinning = {
+        id(layer)
+        for path, layer in layers_by_path(fn, ThinDropout).items()
+        if layer._p > 0 and (not callable(dropout) or dropout(path, layer))
+    }
+    for chain in layers_by_path(fn, ThinSequential).values():
+        layers = [layer for _, layer in containers(chain)]
+        if any(map(is_convolution, layers)) and any(id(m) in thinning for m in layers):
+            return True
+    return False
 
 
 def over_keys(

@@ -92,7 +92,8 @@ def predict(
         chunk: how many keys at a time, by ``mx.vmap``: what does not depend on the key is
             computed once for each chunk, and what does is held for all keys of a chunk.
             A chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all; of a model with a :class:`chandrop.nn.ThinSequential` one after another.
+            all; of a model that thins convolutions, by a
+            :class:`chandrop.nn.ThinSequential`, one after another.
         progress: whether to show a progress bar, for which tqdm has to be installed.
         consistent: whether a sample is one subnetwork. If not, it has a subnetwork for each
             example, which depends on the place of the example in `x` alone.
@@ -131,7 +132,7 @@ def predict(
             f'Received task = {received}. Expected "classification" or "regression". '
             "Several inputs are a tuple: predict(model, keys, (x, z))."
         )
-    chunks = chunks_of(keys, 1 if is_one_by_one(fn, chunk) else chunk)
+    chunks = chunks_of(keys, 1 if is_one_by_one(fn, chunk, dropout) else chunk)
     inputs = x if isinstance(x, tuple) else (x,)
     examples = _number_of_examples(inputs)
     size = as_size(batch_size, "batch_size", examples)
@@ -182,6 +183,10 @@ def _outputs(
         try:
             return function(drawn, *batch)
         except ValueError as error:
+            if not consistent and "Expected one key" in str(error):
+                raise ValueError(
+                    f"{error} consistent=False gave each example a key of its own."
+                ) from error
             if "Expected key shape" not in str(error):
                 raise
             raise ValueError(

@@ -39,8 +39,8 @@ def sample(
         chunk: how many keys at a time, which bounds the memory. Each chunk is evaluated,
             so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``. A
             chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all at once, without evaluating them; of a model with a
-            :class:`chandrop.nn.ThinSequential` one after another.
+            all at once, without evaluating them; of a model that thins
+            convolutions, by a :class:`chandrop.nn.ThinSequential`, one after another.
         progress: whether to show a progress bar, for which tqdm has to be installed. Each
             chunk is then evaluated, too.
         dropout: for a model: which dropout layers are on, as for
@@ -65,7 +65,7 @@ def sample(
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
-    chunks, one_by_one = chunks_of(keys, chunk), is_one_by_one(fn, chunk)
+    chunks, one_by_one = chunks_of(keys, chunk), is_one_by_one(fn, chunk, dropout)
     parts = []
     with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
         for chosen in chunks:
