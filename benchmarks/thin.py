@@ -1,0 +1,501 @@
+"""Measures thin networks, which do not compute what dropout drops, against dense ones.
+
+Run it with ``python benchmarks/thin.py [--output benchmarks/results/NAME]``.
+
+Whatever is compared takes turns in one process, and has its outputs evaluated. Writes
+NAME.json with the medians, NAME.md with every table and NAME.short.md with that of the
+docs.
+"""
+
+import argparse
+import gc
+import json
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers
+import torch
+from models import peak_megabytes
+from run import heading, machine
+from tabulate import tabulate
+from tqdm import tqdm
+
+from chandrop.nn import (
+    Dropout2d,
+    DropPath,
+    ThinDropout,
+    ThinDropPath,
+    ThinSequential,
+    functional_call,
+)
+from chandrop.uncertainty import predict
+
+RATES = (0.25, 0.5, 0.75)
+P, DEPTH_P = 0.5, 0.4
+COLOURS, WIDTH, CLASSES = 3, 64, 10
+CONVOLUTIONS, BLOCKS = 4, 8
+MEMBERS = 16
+LEARNING_RATE = 1e-3
+WAYS = ("eager", "compiled")
+
+THIN = "ThinSequential"
+MASKED = "ThinDropout in nn.Sequential"
+OURS = "chandrop.nn.Dropout2d"
+THEIRS = "mlx.nn.Dropout2d"
+NONE = "no dropout"
+THIN_DEPTH, DENSE_DEPTH = "ThinDropPath", "DropPath"
+
+STEP = "training step"
+SAMPLES = f"{MEMBERS} samples"
+BLOCK = "residual block"
+DEPTH = "stochastic depth"
+TORCH = "torch's step"
+
+Layer = Callable[[mx.array], mx.array]
+Call = Callable[[], object]
+
+
+@dataclass
+class Size:
+    """How many images of how many pixels are computed, and how many times."""
+
+    images: int = 16
+    side: int = 20
+    # Sixteen convolutions fit into the same time at a quarter of the pixels.
+    deep_side: int = 10
+    rounds: int = 7
+    long_rounds: int = 5
+
+    def inputs(self, channels: int, deep: bool = False) -> tuple[mx.array, mx.array]:
+        """Gives images and labels."""
+        side = self.deep_side if deep else self.side
+        x = mx.random.normal((self.images, side, side, channels))
+        labels = mx.random.randint(0, CLASSES, (self.images,))
+        mx.eval(x, labels)
+        return x, labels
+
+
+QUICK = Size(images=4, side=8, deep_side=4, rounds=2, long_rounds=2)
+
+
+@dataclass
+class Comparison:
+    """Medians of one run, of the first, which is thin, and of what it is held against.
+
+    Attributes:
+        of: what is computed.
+        way: eager or compiled.
+        p: the rate.
+        limit: how many times as many multiply-adds the convolutions of the others have;
+            none if the first skips nothing.
+        seconds: the medians by name.
+        megabytes: the peak memory by name.
+    """
+
+    of: str
+    way: str
+    p: float
+    limit: float | None
+    seconds: dict[str, float]
+    megabytes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.seconds))
+
+    def faster(self, other: str) -> float:
+        return self.seconds[other] / self.seconds[self.first]
+
+
+class Residual(nn.Module):
+    """A residual block."""
+
+    def __init__(self, inside: nn.Module, drop_path: nn.Module | None = None):
+        super().__init__()
+        self.inside = inside
+        self.drop_path = drop_path or nn.Identity()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if isinstance(self.drop_path, ThinDropPath):
+            return x + self.drop_path(x, self.inside)
+        return x + self.drop_path(self.inside(x))
+
+
+def convolution(before: int = WIDTH, after: int = WIDTH) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=1)
+
+
+def head() -> list[Layer]:
+    return [lambda x: x.mean((1, 2)), nn.Linear(WIDTH, CLASSES)]
+
+
+def dropouts(p: float) -> dict[str, tuple[type[nn.Sequential], list[nn.Module]]]:
+    """Gives for each way to drop channels what holds the layers, and its dropout."""
+    return {
+        THIN: (ThinSequential, [ThinDropout(p)]),
+        MASKED: (nn.Sequential, [ThinDropout(p)]),
+        OURS: (nn.Sequential, [Dropout2d(p)]),
+        THEIRS: (nn.Sequential, [nn.Dropout2d(p)]),
+        NONE: (nn.Sequential, []),
+    }
+
+
+def plain_network(name: str, p: float) -> nn.Module:
+    """Four convolutions, each with a relu and dropout behind it."""
+    layers: list[Layer] = []
+    for i in range(CONVOLUTIONS):
+        sequential, dropout = dropouts(p)[name]
+        layers += [convolution(WIDTH if i else COLOURS), nn.ReLU(), *dropout]
+    return sequential(*layers, *head())
+
+
+def residual_network(name: str, p: float) -> nn.Module:
+    """A residual block with dropout inside."""
+    sequential, dropout = dropouts(p)[name]
+    inside = sequential(convolution(), nn.ReLU(), *dropout, convolution())
+    return nn.Sequential(Residual(inside), *head())
+
+
+def deep_network(name: str, p: float) -> nn.Module:
+    """Residual blocks with stochastic depth."""
+    layers: dict[str, Callable[[], nn.Module]] = {
+        THIN_DEPTH: lambda: ThinDropPath(p),
+        DENSE_DEPTH: lambda: DropPath(p),
+        NONE: nn.Identity,
+    }
+    insides = [
+        nn.Sequential(convolution(), nn.ReLU(), convolution()) for _ in range(BLOCKS)
+    ]
+    blocks = [Residual(inside, layers[name]()) for inside in insides]
+    return nn.Sequential(*blocks, *head())
+
+
+def limit(dense: Sequence[int], thin: Sequence[int], passes: Sequence[int]) -> float:
+    """Gives how many times as many multiply-adds dense convolutions have as thin ones.
+
+    Args:
+        dense: the channels before the first convolution, between them and after the last.
+        thin: the same, of those that are computed.
+        passes: how many times each convolution's multiply-adds are done.
+    """
+
+    def multiply_adds(channels: Sequence[int]) -> int:
+        pairs = zip(pairwise(channels), passes, strict=True)
+        return sum(before * after * times for (before, after), times in pairs)
+
+    return multiply_adds(dense) / multiply_adds(thin)
+
+
+def kept(p: float, of: int = WIDTH) -> int:
+    return round((1 - p) * of)
+
+
+def plain_limit(p: float, training: bool) -> float:
+    # A step does each convolution again for the gradient of its weights and for that of
+    # its input, but that nobody needs the images' gradient.
+    passes = [2, *[3] * (CONVOLUTIONS - 1)] if training else [1] * CONVOLUTIONS
+    dense, thin = [WIDTH] * CONVOLUTIONS, [kept(p)] * CONVOLUTIONS
+    return limit([COLOURS, *dense], [COLOURS, *thin], passes)
+
+
+def in_turns(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+    """Gives the median seconds of each call, over rounds in another order each.
+
+    A call takes about a second here. The blocks of `measure.medians`, which begin untimed,
+    would take twice as long for as many figures, and what tells is how many rounds there
+    are: the machine may change its speed every few seconds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    shuffle = random.Random(0).shuffle
+    for call in calls.values():
+        call()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            shuffle(order)
+            for name in order:
+                started = time.perf_counter()
+                calls[name]()
+                seconds[name].append(time.perf_counter() - started)
+    finally:
+        gc.enable()
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def training_step(model: nn.Module, x: mx.array, labels: mx.array, way: str) -> Call:
+    """Gives a call of a step: the loss, its gradient and an update by plain SGD."""
+    optimizer = mlx.optimizers.SGD(LEARNING_RATE)
+    optimizer.init(model.trainable_parameters())
+    # mlx.nn's layers draw from the global stream, chandrop's keys are in model.state.
+    state = [model.state, optimizer.state, mx.random.state]
+    mx.eval(state)
+
+    def loss(model: nn.Module, x: mx.array, labels: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(model(x), labels, reduction="mean")
+
+    def step(x: mx.array, labels: mx.array) -> mx.array:
+        value, gradients = nn.value_and_grad(model, loss)(model, x, labels)
+        optimizer.update(model, gradients)
+        return value
+
+    if way == "compiled":
+        step = mx.compile(step, inputs=state, outputs=state)
+    return lambda: mx.eval(step(x, labels), state)
+
+
+def compare_steps(
+    of: str,
+    p: float,
+    limit: float,
+    make: Callable[[str, float], nn.Module],
+    names: Sequence[str],
+    inputs: tuple[mx.array, mx.array],
+    rounds: int,
+) -> Iterator[Comparison]:
+    """Compares the training steps of networks, the first of which is thin."""
+    for way in WAYS:
+        calls = {name: training_step(make(name, p), *inputs, way) for name in names}
+        seconds = in_turns(calls, rounds)
+        megabytes = {name: peak_megabytes(call) for name, call in calls.items()}
+        yield Comparison(of, way, p, limit, seconds, megabytes)
+
+
+def steps(size: Size) -> Iterator[Comparison]:
+    """The network's training step."""
+    inputs = size.inputs(COLOURS)
+    for p in tqdm(RATES, desc=STEP, leave=False):
+        most, names = plain_limit(p, training=True), tuple(dropouts(p))
+        yield from compare_steps(STEP, p, most, plain_network, names, inputs, size.rounds)
+
+
+def samples(size: Size) -> Iterator[Comparison]:
+    """Sampling subnetworks of the network."""
+    x, _ = size.inputs(COLOURS)
+    keys = mx.random.split(mx.random.key(0), MEMBERS)
+    separate = list(keys)
+    mx.eval(keys, separate)
+    for p in tqdm(RATES, desc=SAMPLES, leave=False):
+        thin, theirs = plain_network(THIN, p), plain_network(THEIRS, p)
+        mx.eval(thin.state, theirs.state)
+
+        def member(key: mx.array, thin: nn.Module = thin) -> mx.array:
+            return functional_call(thin, {}, x, key=key, dropout=True)
+
+        def loop(member: Layer = member) -> None:
+            for key in separate:
+                mx.eval(member(key))
+
+        def loop_of_theirs(theirs: nn.Module = theirs) -> None:
+            for _ in range(MEMBERS):
+                mx.eval(theirs(x))
+
+        thin.eval()
+        calls = {f"{THIN}, loop": loop, f"{THEIRS}, loop": loop_of_theirs}
+        if p == P:
+            calls |= {
+                f"{THIN}, mx.vmap": partial(lambda f: mx.eval(mx.vmap(f)(keys)), member),
+                f"{THIN}, predict": partial(predict, thin, keys, x),
+                f"{THIN}, predict, chunk=1": partial(predict, thin, keys, x, chunk=1),
+            }
+        seconds = in_turns(calls, size.long_rounds)
+        megabytes = {name: peak_megabytes(call) for name, call in calls.items()}
+        most = plain_limit(p, training=False)
+        yield Comparison(SAMPLES, "eager", p, most, seconds, megabytes)
+
+
+def residual_blocks(size: Size) -> Iterator[Comparison]:
+    """A residual block, thin inside."""
+    most = limit([WIDTH] * 3, [WIDTH, kept(P), WIDTH], passes=[2, 3])
+    names, inputs = tuple(dropouts(P)), size.inputs(WIDTH)
+    yield from compare_steps(BLOCK, P, most, residual_network, names, inputs, size.rounds)
+
+
+def depth(size: Size) -> Iterator[Comparison]:
+    """Residual blocks with stochastic depth."""
+    most = size.images / kept(DEPTH_P, size.images)
+    names = (THIN_DEPTH, DENSE_DEPTH, NONE)
+    inputs = size.inputs(WIDTH, deep=True)
+    yield from compare_steps(DEPTH, DEPTH_P, most, deep_network, names, inputs, size.rounds)
+
+
+def in_torch(size: Size) -> Iterator[Comparison]:
+    """The network's training step in torch, which skips nothing either."""
+    torch.set_num_threads(1)
+    x = torch.randn(size.images, COLOURS, size.side, size.side)
+    labels = torch.randint(0, CLASSES, (size.images,))
+    calls = {
+        "torch.nn.Dropout2d": torch_step(x, labels, lambda: [torch.nn.Dropout2d(P)]),
+        NONE: torch_step(x, labels, list),
+    }
+    seconds = in_turns(calls, 5 * size.rounds)
+    yield Comparison(TORCH, "eager", P, None, seconds)
+
+
+def torch_step(
+    x: torch.Tensor, labels: torch.Tensor, dropout: Callable[[], list[torch.nn.Module]]
+) -> Call:
+    layers: list[torch.nn.Module] = []
+    for i in range(CONVOLUTIONS):
+        before = WIDTH if i else COLOURS
+        layers += [torch.nn.Conv2d(before, WIDTH, 3, padding=1), torch.nn.ReLU()]
+        layers += dropout()
+    layers += [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(WIDTH, CLASSES))
+    optimizer = torch.optim.SGD(model.parameters(), LEARNING_RATE)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+MEASUREMENTS = [steps, samples, residual_blocks, depth, in_torch]
+
+# How many times faster than what the thin one has to be, at which rate.
+TARGETS = [
+    (STEP, P, THEIRS, 2.8),
+    (SAMPLES, P, f"{THEIRS}, loop", 3.3),
+    (BLOCK, P, THEIRS, 1.7),
+    (DEPTH, DEPTH_P, DENSE_DEPTH, 1.4),
+]
+# What the short table holds each against.
+AGAINST = {
+    STEP: THEIRS,
+    SAMPLES: f"{THEIRS}, loop",
+    BLOCK: THEIRS,
+    DEPTH: DENSE_DEPTH,
+    TORCH: NONE,
+}
+
+table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
+
+
+def targets(comparisons: Sequence[Comparison]) -> str:
+    """The table of what is promised, each at its worst."""
+    rows = []
+    for of, p, other, at_least in TARGETS:
+        compared = [item for item in comparisons if (item.of, item.p) == (of, p)]
+        worst = min(compared, key=lambda item: item.faster(other))
+        faster = worst.faster(other)
+        verdict = "met" if faster >= at_least else "missed"
+        cells = [f"{figure:.2f}" for figure in (at_least, faster, worst.limit)]
+        rows.append([of, str(p), other, *cells, worst.way, verdict])
+    headers = ["of", "p", "times faster than", "at least", "worst", "limit", "at", ""]
+    return table(rows, headers)
+
+
+def whole(comparisons: Sequence[Comparison]) -> str:
+    """Every figure of one kind."""
+    rows = []
+    for item in comparisons:
+        for name, seconds in item.seconds.items():
+            cells = [f"{seconds * 1e3:.0f}", f"{item.faster(name):.2f}", limit_of(item)]
+            if item.megabytes:
+                cells.append(f"{item.megabytes[name]:.1f}")
+            rows.append([str(item.p), item.way, name, *cells])
+    headers = ["p", "", "with", "ms", f"over {comparisons[0].first}", "limit", "peak, MB"]
+    return table(rows, headers[: len(rows[0])])
+
+
+def short(comparisons: Sequence[Comparison]) -> str:
+    """The table of the docs: how many times faster, and the share of the peak memory."""
+    rows: dict[tuple[str, float], list[str]] = {}
+    for item in comparisons:
+        other = AGAINST[item.of]
+        faster = f"{item.faster(other):.2f}"
+        if item.way == "compiled":
+            rows[item.of, item.p][4] = faster
+            continue
+        memory = "-"
+        if item.megabytes:
+            memory = f"{item.megabytes[item.first] / item.megabytes[other]:.2f}"
+        cells = [other.removesuffix(", loop"), faster, "-", limit_of(item), memory]
+        rows[item.of, item.p] = [item.of, str(item.p), *cells]
+    headers = ["times faster", "p", "than", "eager", "compiled", "limit", "memory"]
+    return table(list(rows.values()), headers)
+
+
+def limit_of(comparison: Comparison) -> str:
+    return "-" if comparison.limit is None else f"{comparison.limit:.2f}"
+
+
+EXPLANATION = (
+    "`python benchmarks/thin.py` wrote this page: medians, of calls that took turns in one "
+    "run, in float32, channels last. MLX's CPU backend uses one core, and torch was given "
+    "one. The limit is how many times as many multiply-adds the convolutions of the dense "
+    "network have, in a step or in a call."
+)
+SECTIONS = {
+    STEP: "The network: {convolutions} convolutions of 3x3 with padding, of {colours} and "
+    "then {width} channels, each with a relu and dropout behind it, the mean over the "
+    "pixels and a linear layer; {images} images of {side}x{side}. A step: the loss, its "
+    "gradient and an update by SGD. The peak is what a step holds beside the network and "
+    "the images.",
+    SAMPLES: "Forward passes of the same network. Each is one subnetwork for the whole "
+    "batch, but with `mlx.nn.Dropout2d`, which draws a mask for each image. In a loop, "
+    "each is evaluated before the next. Under `mx.vmap` the weights have a batch axis, of "
+    "which MLX makes a convolution in groups.",
+    BLOCK: "A step of `x + inside(x)`, where inside are a convolution, a relu, dropout and "
+    "a convolution, of {width} channels, the mean and a linear layer; {images} images of "
+    "{side}x{side}.",
+    DEPTH: "A step of {blocks} residual blocks, each of a convolution, a relu and a "
+    "convolution, of {width} channels, the mean and a linear layer; {images} images of "
+    "{deep_side}x{deep_side}, of which a block computes {kept}.",
+    TORCH: "A step of the same network in torch, channels first, on one core: its dropout "
+    "computes what it drops, too.",
+}
+
+
+def write(path: pathlib.Path, size: Size, comparisons: list[Comparison]) -> None:
+    """Writes the JSON and the tables."""
+    where = machine(["chandrop", "mlx", "torch"])
+    facts = asdict(size) | {
+        "convolutions": CONVOLUTIONS,
+        "colours": COLOURS,
+        "width": WIDTH,
+        "blocks": BLOCKS,
+        "kept": kept(DEPTH_P, size.images),
+    }
+    parts = ["# Thin networks, measured", heading(where), EXPLANATION]
+    parts += ["## Targets", targets(comparisons)]
+    for of, text in SECTIONS.items():
+        title = f"## {of[0].upper()}{of[1:]}"
+        chosen = [item for item in comparisons if item.of == of]
+        parts += [title, text.format(**facts), whole(chosen)]
+    results = {"machine": where, "comparisons": [asdict(item) for item in comparisons]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    path.with_suffix(".short.md").write_text(f"{short(comparisons)}\n\n{heading(where)}\n")
+    print(targets(comparisons))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="benchmarks/results/thin", type=pathlib.Path)
+    parser.add_argument("--quick", action="store_true", help="small images, few rounds")
+    arguments = parser.parse_args()
+    size = QUICK if arguments.quick else Size()
+    mx.random.seed(0)
+    comparisons = [
+        comparison
+        for measurement in tqdm(MEASUREMENTS, desc="measuring")
+        for comparison in measurement(size)
+    ]
+    write(arguments.output, size, comparisons)
+
+
+if __name__ == "__main__":
+    main()
