@@ -1,0 +1,484 @@
+"""Measures whether networks still train well with masks that thin them.
+
+Run it with ``python benchmarks/thin_training.py [--output benchmarks/results/NAME]``.
+
+Two networks learn two tasks (see ``image_tasks.py``) without dropout, with masks for each
+example, and with thin masks, which the batch shares. Time is steps times the median time of
+a step, which is measured apart: all methods take turns in one process. Writes NAME.json
+after every run, from which ``--resume`` goes on; NAME.md with every table, NAME.short.md
+with that of the docs, and the plot.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from image_tasks import CLASSES, IMAGE_TASKS, ImageTask
+from measure import medians
+from run import heading, machine
+from tabulate import tabulate
+from tqdm import tqdm
+
+from chandrop.nn import Dropout2d, ThinDropout, ThinSequential
+from chandrop.uncertainty import (
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+
+WIDTH = 32
+BATCH, LEARNING_RATE = 32, 2e-3
+SEEDS, STEPS, EVALUATIONS = 5, 500, 10
+BLOCKS = 25
+# The accuracies to reach, as parts of the final one without dropout.
+LEVELS = (0.97, 0.99)
+SCORED = 100  # Images at a time.
+LOWEST_DRAWN = 85
+
+CASE = ["task", "network", "method"]
+# The measures, and how many digits of them to write.
+MEASURES = {
+    "accuracy": 1,
+    "negative log-likelihood": 3,
+    "expected calibration error": 1,
+}
+
+Step = Callable[[mx.array, mx.array], mx.array]
+
+
+class Method(NamedTuple):
+    """What a network is made of, and how many times as many steps it is given.
+
+    Thin steps are cheaper: with more of them the curves are about as long in seconds.
+    """
+
+    sequential: type[nn.Sequential]
+    dropout: Callable[[float], nn.Module] | None = None
+    p: float = 0.0
+    longer: float = 1
+
+    def dropouts(self) -> list[nn.Module]:
+        return [] if self.dropout is None else [self.dropout(self.p)]
+
+
+NONE = "no dropout"
+METHODS = {
+    NONE: Method(nn.Sequential),
+    "per example, p = 0.25": Method(nn.Sequential, Dropout2d, 0.25),
+    "per example, p = 0.5": Method(nn.Sequential, Dropout2d, 0.5),
+    "thin, p = 0.25": Method(ThinSequential, ThinDropout, 0.25, longer=1.5),
+    "thin, p = 0.5": Method(ThinSequential, ThinDropout, 0.5, longer=2.5),
+}
+
+
+def three_by_three(channels: int) -> nn.Conv2d:
+    return nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1)
+
+
+class Plain(nn.Module):
+    """Three convolutions, each followed by dropout, and a linear layer."""
+
+    def __init__(self, method: Method, size: int):
+        super().__init__()
+        self.trunk = method.sequential(
+            three_by_three(1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 2),
+            *method.dropouts(),
+            three_by_three(WIDTH),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 2),
+            *method.dropouts(),
+            three_by_three(WIDTH),
+            nn.ReLU(),
+            *method.dropouts(),
+        )
+        self.head = nn.Linear(WIDTH * (size // 4) ** 2, CLASSES)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(self.trunk(x).flatten(1))
+
+
+class Block(nn.Module):
+    """A residual block of three convolutions, with dropout inside."""
+
+    def __init__(self, method: Method):
+        super().__init__()
+        self.branch = method.sequential(
+            nn.Conv2d(WIDTH, WIDTH, kernel_size=1),
+            nn.ReLU(),
+            *method.dropouts(),
+            three_by_three(WIDTH),
+            nn.ReLU(),
+            *method.dropouts(),
+            nn.Conv2d(WIDTH, WIDTH, kernel_size=1),
+        )
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x + self.branch(x)
+
+
+class Residual(nn.Module):
+    """A convolution, two residual blocks, and a linear layer."""
+
+    def __init__(self, method: Method, size: int):
+        super().__init__()
+        self.trunk = nn.Sequential(
+            three_by_three(1),
+            nn.ReLU(),
+            nn.MaxPool2d(2, 2),
+            Block(method),
+            nn.MaxPool2d(2, 2),
+            Block(method),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(WIDTH * (size // 4) ** 2, CLASSES)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.head(self.trunk(x).flatten(1))
+
+
+NETWORKS = {"plain": Plain, "residual": Residual}
+
+
+def training_step(network: nn.Module) -> Step:
+    """Compiles a step, which carries the dropout keys as state, and evaluates it."""
+    optimizer = optim.Adam(LEARNING_RATE)
+    optimizer.init(network.trainable_parameters())
+    state = [network.state, optimizer.state]
+
+    def loss(network: nn.Module, x: mx.array, y: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(network(x), y, reduction="mean")
+
+    loss_and_gradients = nn.value_and_grad(network, loss)
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(x: mx.array, y: mx.array) -> mx.array:
+        value, gradients = loss_and_gradients(network, x, y)
+        optimizer.update(network, gradients)
+        return value
+
+    def evaluated_step(x: mx.array, y: mx.array) -> mx.array:
+        value = step(x, y)
+        mx.eval(value, state)
+        return value
+
+    network.train()
+    return evaluated_step
+
+
+def batches(task: ImageTask, steps: int, seed: int) -> Iterator[tuple[mx.array, mx.array]]:
+    """Gives batches, of which each image is in one, in another order in every epoch."""
+    generator = np.random.default_rng(seed)
+    count = len(task.labels) // BATCH
+    for step in range(steps):
+        if step % count == 0:
+            order = mx.array(generator.permutation(len(task.labels)))
+        place = order[step % count * BATCH :][:BATCH]
+        yield task.images[place], task.labels[place]
+
+
+def score(network: nn.Module, images: mx.array, labels: mx.array) -> dict[str, float]:
+    """Says what a network, dropout off, makes of images it was not trained with."""
+    parts = mx.split(images, range(SCORED, len(images), SCORED))
+    network.eval()
+    probabilities = mx.softmax(mx.concatenate([network(part) for part in parts]), axis=-1)
+    network.train()
+    right = probabilities.argmax(-1) == labels
+    return {
+        "accuracy": 100 * right.mean().item(),
+        "negative log-likelihood": negative_log_likelihood(probabilities, labels).item(),
+        "expected calibration error": 100
+        * expected_calibration_error(probabilities, labels).item(),
+    }
+
+
+def learn(
+    task_name: str, network_name: str, method_name: str, seed: int, steps: int, on: str
+) -> dict[str, Any]:
+    """Trains a network, and scores it before, and then at equal distances."""
+    task, method = IMAGE_TASKS[task_name](), METHODS[method_name]
+    scored = getattr(task, f"{on}_images"), getattr(task, f"{on}_labels")
+    mx.random.seed(seed)
+    network = NETWORKS[network_name](method, size=task.images.shape[1])
+    step = training_step(network)
+    steps = round(steps * method.longer)
+    scores = [{"steps": 0} | score(network, *scored)]
+    for done, batch in enumerate(batches(task, steps, seed), start=1):
+        step(*batch)
+        if done % (steps // EVALUATIONS) == 0:
+            scores.append({"steps": done} | score(network, *scored))
+    case = dict(zip(CASE, (task_name, network_name, method_name), strict=True))
+    return case | {"seed": seed} | pd.DataFrame(scores).to_dict("list")
+
+
+def step_milliseconds(
+    task_name: str, network_name: str, count: int
+) -> Iterator[dict[str, Any]]:
+    """Gives the median milliseconds of every method's step."""
+    task = IMAGE_TASKS[task_name]()
+    some = itertools.cycle(list(batches(task, len(task.labels) // BATCH, seed=0)))
+
+    def call(method: Method) -> Callable[[], object]:
+        step = training_step(NETWORKS[network_name](method, size=task.images.shape[1]))
+        return lambda: step(*next(some))
+
+    calls = {name: call(method) for name, method in METHODS.items()}
+    for name, seconds in medians(calls, count).items():
+        case = dict(zip(CASE, (task_name, network_name, name), strict=True))
+        yield case | {"milliseconds": seconds * 1e3}
+
+
+class Study:
+    """The runs and times of steps so far, in a file."""
+
+    def __init__(self, path: pathlib.Path, resume: bool):
+        self.path = path.with_suffix(".json")
+        self.results: dict[str, Any] = {"machine": machine(["chandrop", "mlx"])}
+        self.results |= {"steps": [], "runs": []}
+        if resume and self.path.exists():
+            self.results = json.loads(self.path.read_text())
+
+    def has(self, kind: str, *names: str | int) -> bool:
+        """Whether it has an entry that begins with these."""
+        return any(
+            tuple(entry.values())[: len(names)] == names for entry in self.results[kind]
+        )
+
+    def add(self, kind: str, *entries: dict[str, Any]) -> None:
+        self.results[kind] += entries
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.results, indent=1) + "\n")
+
+    def scores(self) -> pd.DataFrame:
+        """Gives a row for each score, with the seconds of training until it."""
+        runs = pd.DataFrame(self.results["runs"]).explode(["steps", *MEASURES])
+        runs = runs.merge(pd.DataFrame(self.results["steps"]), on=CASE)
+        runs["seconds"] = runs["steps"] * runs["milliseconds"] / 1e3
+        return runs.astype(dict.fromkeys(["steps", "seconds", *MEASURES], float))
+
+
+def measure(study: Study, seeds: int, steps: int, blocks: int, on: str) -> None:
+    """Does all that the study does not have: a seed of all, and then another."""
+    settings = list(itertools.product(IMAGE_TASKS, NETWORKS))
+    for setting in tqdm(settings, desc="steps"):
+        if not study.has("steps", *setting):
+            study.add("steps", *step_milliseconds(*setting, blocks))
+    cases = list(itertools.product(range(seeds), IMAGE_TASKS, NETWORKS, METHODS))
+    for seed, *case in tqdm(cases, desc="runs"):
+        if not study.has("runs", *case, seed):
+            study.add("runs", learn(*case, seed, steps, on))
+
+
+def at(run: pd.DataFrame, column: str, value: float) -> pd.Series:
+    """Gives a run's scores where a column has a value, between two by a straight line."""
+    columns = ["steps", "seconds", *MEASURES]
+    values = [np.interp(value, run[column], run[name]) for name in columns]
+    return pd.Series(values, columns)
+
+
+def reached(run: pd.DataFrame, level: float) -> pd.Series:
+    """Gives the steps and seconds after which a run first has an accuracy, or nan."""
+    above = run["accuracy"] >= level
+    if not above.any():
+        return pd.Series({"steps": np.nan, "seconds": np.nan})
+    last = int(above.argmax())
+    rise = run.iloc[max(last - 1, 0) : last + 1]
+    return at(rise, "accuracy", level)[["steps", "seconds"]]
+
+
+class Comparison(NamedTuple):
+    """Of one task and network: a row for each method and seed, at some places.
+
+    Attributes:
+        steps: the fewest that a method was given.
+        seconds: those after which the first method is done.
+        to_the_levels: the steps and seconds to each accuracy that is to be reached.
+    """
+
+    steps: float
+    seconds: float
+    milliseconds: pd.Series
+    in_equal_steps: pd.DataFrame
+    in_equal_time: pd.DataFrame
+    to_the_levels: dict[float, pd.DataFrame]
+
+
+def compare(scores: pd.DataFrame) -> Comparison:
+    runs = scores.groupby(["method", "seed"], sort=False)
+    ends = runs[["steps", "seconds"]].max()
+    steps, seconds = ends.min()
+    without = runs.last()["accuracy"][NONE].mean()
+    levels = [round(level * without, 1) for level in LEVELS]
+
+    def of_runs(function: Callable[..., pd.Series], *arguments: Any) -> pd.DataFrame:
+        return runs.apply(function, *arguments, include_groups=False)
+
+    return Comparison(
+        steps,
+        seconds,
+        scores.groupby("method")["milliseconds"].first(),
+        of_runs(at, "steps", steps),
+        of_runs(at, "seconds", seconds),
+        {level: of_runs(reached, level) for level in levels},
+    )
+
+
+def spread(values: pd.DataFrame, method: str, column: str, digits: int) -> str:
+    """Writes the mean and deviation over seeds."""
+    of_seeds = values.loc[method, column]
+    missing = of_seeds.isna().sum()
+    if missing:
+        return f"not with {missing} of {len(of_seeds)} seeds"
+    deviation = of_seeds.std() if len(of_seeds) > 1 else 0
+    return f"{of_seeds.mean():.{digits}f} ± {deviation:.{digits}f}"
+
+
+def scores_table(comparison: Comparison) -> str:
+    headers, rows = ["", "ms a step"], []
+    for when in (f"{comparison.steps:.0f} steps", f"{comparison.seconds:.1f} s"):
+        headers += [f"accuracy, %, in {when}", f"NLL in {when}", f"ECE, %, in {when}"]
+    for method in METHODS:
+        cells = [method, f"{comparison.milliseconds[method]:.1f}"]
+        for values in (comparison.in_equal_steps, comparison.in_equal_time):
+            cells += [spread(values, method, *measure) for measure in MEASURES.items()]
+        rows.append(cells)
+    return table(rows, headers)
+
+
+def levels_table(comparison: Comparison) -> str:
+    headers, rows = [""], []
+    for level in comparison.to_the_levels:
+        headers += [f"steps to {level:.1f} %", f"seconds to {level:.1f} %"]
+    for method in METHODS:
+        cells = [method]
+        for values in comparison.to_the_levels.values():
+            cells += [spread(values, method, "steps", 0)]
+            cells += [spread(values, method, "seconds", 1)]
+        rows.append(cells)
+    return table(rows, headers)
+
+
+def short_rows(setting: tuple[str, str], comparison: Comparison) -> Iterator[list[str]]:
+    """The rows of the docs, one for each rate: without, for each example, and thin."""
+    for p in sorted({method.p for method in METHODS.values() if method.p}):
+        names = [NONE, *(name for name in METHODS if METHODS[name].p == p)]
+        level, *_ = comparison.to_the_levels
+        seconds = comparison.to_the_levels[level]["seconds"].groupby(level="method")
+        means = [
+            comparison.milliseconds,
+            comparison.in_equal_steps["accuracy"].groupby(level="method").mean(),
+            comparison.in_equal_time["accuracy"].groupby(level="method").mean(),
+            # Not reached by all is not reached.
+            seconds.mean().where(seconds.count() == seconds.size()),
+        ]
+        yield [
+            ", ".join(setting),
+            str(p),
+            *(" / ".join(rounded(mean[name]) for name in names) for mean in means),
+        ]
+
+
+def rounded(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.1f}"
+
+
+SHORT_HEADERS = ["", "p", "ms a step", "equal steps, %", "equal time, %", "s to the level"]
+EXPLANATION = (
+    "`python benchmarks/thin_training.py` wrote this page. Mean ± deviation over the "
+    "seeds, each with weights, an order of batches and masks of its own, on the same test "
+    f"images. Adam with a constant learning rate of {LEARNING_RATE}, batches of {BATCH}, "
+    f"{WIDTH} channels. Milliseconds are medians of compiled steps that took turns in one "
+    "run; seconds are steps times those, and leave scoring out. Equal steps are as many as "
+    "every method was given at least, equal time is that in which the first of them was "
+    "done with all of its own. The levels are "
+    f"{' and '.join(f'{level:.0%}' for level in LEVELS)} of the final accuracy without "
+    "dropout; a run reaches one on the straight line between two scores. NLL is the "
+    "negative log-likelihood, ECE the expected calibration error, both with dropout off, "
+    "as the accuracy."
+)
+
+table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
+
+
+def write(study: Study, path: pathlib.Path) -> None:
+    """Writes the tables."""
+    where = heading(study.results["machine"])
+    parts, rows = ["# Thin training, measured", where, EXPLANATION], []
+    for setting, scores in study.scores().groupby(["task", "network"], sort=False):
+        comparison = compare(scores)
+        parts += [f"## {', '.join(setting)}", scores_table(comparison)]
+        parts += [levels_table(comparison)]
+        rows += short_rows(setting, comparison)
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    note = (
+        "Each cell: no dropout / a mask for each example / thin. The level is "
+        f"{LEVELS[0]:.0%} of the final accuracy without dropout; -: a seed missed it."
+    )
+    short = [table(rows, SHORT_HEADERS), note, where]
+    path.with_suffix(".short.md").write_text("\n\n".join(short) + "\n")
+    print(*short[:2], sep="\n\n")
+
+
+def draw(scores: pd.DataFrame, path: pathlib.Path) -> None:
+    """Draws the test accuracy against time: the mean over the seeds, and the deviation."""
+    sns.set_theme(style="ticks", font_scale=1.1)
+    pairs = sns.color_palette("Paired")
+    colors = ["dimgray", *pairs[:2], *pairs[6:8]]
+    grid = sns.relplot(
+        scores[scores["steps"] > 0],
+        kind="line",
+        x="seconds",
+        y="accuracy",
+        hue="method",
+        row="task",
+        col="network",
+        errorbar="sd",
+        palette=dict(zip(METHODS, colors, strict=True)),
+        height=3.6,
+        aspect=1.3,
+        facet_kws={"sharex": False, "sharey": "row"},
+    )
+    # What is learnt in the first seconds is known.
+    grid.set(ylim=(LOWEST_DRAWN, None))
+    grid.set_titles("{row_name}, {col_name}")
+    grid.set_axis_labels("seconds of training", "test accuracy (%)")
+    sns.move_legend(grid, "lower center", ncol=len(METHODS), title=None)
+    grid.tight_layout(rect=(0, 0.06, 1, 1))
+    grid.savefig(path, dpi=110)
+    plt.close(grid.figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    output = pathlib.Path("benchmarks/results/thin_training")
+    parser.add_argument("--output", default=output, type=pathlib.Path)
+    parser.add_argument("--plot", default="docs/thin_training.png", type=pathlib.Path)
+    parser.add_argument("--seeds", default=SEEDS, type=int)
+    parser.add_argument("--steps", default=STEPS, type=int, help="at least 10")
+    parser.add_argument("--blocks", default=BLOCKS, type=int)
+    parser.add_argument(
+        "--on", choices=["validation", "test"], default="test", help="images to score"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep what the output has, and do the rest"
+    )
+    arguments = parser.parse_args()
+    study = Study(arguments.output, arguments.resume)
+    measure(study, arguments.seeds, arguments.steps, arguments.blocks, arguments.on)
+    write(study, arguments.output)
+    draw(study.scores(), arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
