@@ -20,7 +20,7 @@ help:
 	@echo "make lint         formatting, lint and types"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
-	@echo "make bench        measure against all of them, and whole models (about 55 minutes)"
+	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -69,6 +69,8 @@ bench: $(VENV)/peers $(VENV)/examples
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/uncertainty.py
 	$(BIN)/python benchmarks/family.py
+	$(BIN)/python benchmarks/thin.py
+	$(BIN)/python benchmarks/thin_training.py
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py

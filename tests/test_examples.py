@@ -1,4 +1,4 @@
-"""The examples of recurrent dropout and of stochastic depth run, and do what they say."""
+"""The examples of recurrent, deep and thin networks run, and do what they say."""
 
 import importlib.util
 import os
@@ -78,6 +78,32 @@ def test_stochastic_depth_runs(tmp_path):
     gains = line_of(output, "gain in accuracy, split by split: ").split()
     assert len(gains) == 2
     assert line_of(output, "traces after 2 steps: ") == "2, after 5: 5"  # not compiled
+
+
+def test_thin_network_runs(tmp_path):
+    output = output_of("thin_network.py", tmp_path, "--steps", "2", "--subnetworks", "2")
+    figures = {
+        name: [float(figure) for figure in line_of(output, f"{name}  ").split()]
+        for name in (
+            "thin",
+            "dense, the same masks",
+            "dense, a mask for each image",
+            "thin, images skip blocks",
+        )
+    }
+    for milliseconds, loss, accuracy in figures.values():
+        assert milliseconds > 0
+        assert 0.5 < loss < 10
+        assert 0 < accuracy < 1
+    losses = [loss for _, loss, _ in figures.values()]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4)  # four digits are printed
+    assert len({*losses[1:]}) == 3
+    for name in ("thin and dense, first losses:", "  thin and dense, probabilities:"):
+        apart = line_of(output, name).split()
+        assert float(apart[2]) < 1e-4
+    for name in ("  seconds, thin:", "  seconds, dense:"):
+        assert float(line_of(output, name)) > 0
+    assert 0 < float(line_of(output, "  accuracy:")) < 1
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1]
         ("models.short.md", "docs/whole-models.md"),
         ("uncertainty.short.md", "docs/uncertainty.md"),
         ("family.short.md", "docs/family.md"),
+        ("thin.short.md", "docs/thin.md"),
+        ("thin_training.short.md", "docs/thin.md"),
     ],
 )
 def test_the_table_is_the_benchmarks(results, page):
