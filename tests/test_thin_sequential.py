@@ -414,9 +414,11 @@ def test_training_compiled_is_training_dense(compiles, key):
             optimizer.update(model, gradient)
             return loss
 
-        step = mx.compile(step, inputs=state, outputs=state)
+        # The dense one eagerly, since every kernel takes a second to compile.
+        if kind is ThinSequential:
+            step = mx.compile(step, inputs=state, outputs=state)
         losses = [step(normal(IMAGES, seed=i)).item() for i in range(4)]
-        assert len(traces) <= 2
+        assert len(traces) <= 2 or kind is nn.Sequential
         return losses, model
 
     (losses, thin), (dense_losses, dense) = train(ThinSequential), train(nn.Sequential)
