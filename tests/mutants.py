@@ -1121,8 +1121,8 @@ MUTANTS = [
     Mutant(
         "the branch is computed for all",
         THIN_PATH,
-        "y = branch(*(take_kept(x, kept, 0) for x in inputs))",
-        "y = take_kept(branch(*inputs), kept, 0)",
+        "y = branch(take_kept(x, kept, 0), *follow)",
+        "y = take_kept(branch(x, *others), kept, 0)",
         "test_thin_drop_path.py::test_the_branch_gets_the_kept_examples_alone",
     ),
     Mutant(
@@ -1317,8 +1317,8 @@ MUTANTS = [
     Mutant(
         "what else a branch takes is of all examples",
         THIN_PATH,
-        "branch(*(take_kept(x, kept, 0) for x in inputs))",
-        "branch(take_kept(inputs[0], kept, 0), *inputs[1:])",
+        "branch(take_kept(x, kept, 0), *follow)",
+        "branch(take_kept(x, kept, 0), *others)",
         "test_thin_drop_path.py::test_what_else_the_branch_takes_of_each_example",
     ),
 ]

@@ -102,7 +102,14 @@ def test_what_else_the_branch_takes_of_each_example(key):
     with pytest.raises(ValueError, match=r"inputs of 6, 6, 5 examples\. Expected as many"):
         thin_drop_path(x, 0.5, key, branch, scale, shift[:5])
     with pytest.raises(TypeError, match=r"Expected an mx\.array"):
-        layer(x, branch, scale, None)
+        layer(x, branch, scale, 1.0)
+
+    def masked_if_given(x, mask):
+        return x if mask is None else x * mask
+
+    expected = masked(x, 0.5, key, mx.array)
+    y = ThinDropPath(0.5)(x, masked_if_given, None, key=key)
+    np.testing.assert_allclose(y, expected, **TOLERANCE)
 
 
 def test_derivatives_of_second_order_and_forward(key):
@@ -257,6 +264,10 @@ def test_bad_inputs(key):
     x, layer = mx.ones((4, 3)), ThinDropPath(0.5)
     with pytest.raises(TypeError, match=r"branch of type array\. .*not its output"):
         layer(x, x)
+    with pytest.raises(
+        TypeError, match=r"NoneType\. .* x \+ drop_path\(x, branch\), where"
+    ):
+        layer(x)
     with pytest.raises(TypeError, match=r"branch of type array\. .*not its output"):
         thin_drop_path(x, 0.5, key, x)
     for call in (layer, lambda x, branch: thin_drop_path(x, 0.5, key, branch)):

@@ -35,6 +35,17 @@ from chandrop.uncertainty import predict, sample
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
+@pytest.fixture(autouse=True)
+def uncompiled(request):
+    """Saves the second that each of mlx.nn's activations takes to be compiled."""
+    if "compiles" in request.fixturenames:
+        yield
+        return
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
 class Mixing(nn.Module):
     """A user's module, of which nothing is known."""
 
@@ -637,6 +648,17 @@ def test_no_thin_dropout():
         with pytest.raises(ValueError, match=message):
             ThinSequential(nn.Conv2d(3, 8, 3), layer)
     ThinSequential(Dropout2d(0.3), nn.Sequential(ThinDropout()))
+
+
+def test_layers_that_are_none():
+    layers = [nn.Linear(4, 8), ThinDropout()]
+    for wrong, received in (
+        ([layers], "a list"),
+        ([iter(layers)], "a list_iterator"),
+        ([nn.Linear(4, 8), ThinDropout], "<class .*ThinDropout'>"),
+    ):
+        with pytest.raises(TypeError, match=rf"Received {received}\. .*\(\*layers\)"):
+            ThinSequential(*wrong)
 
 
 class Louder(ThinDropout):

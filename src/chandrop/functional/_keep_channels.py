@@ -54,9 +54,10 @@ def number_kept(channels: int, p: Any) -> int:
 def as_fixed_rate(p: Any) -> float:
     """Gives `p` as a float in ``[0, 1)``, which fixes how many of the channels are kept."""
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
+        hint = ": p.item()" if hasattr(p, "item") else ""
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "
-            "fixes how many channels, or examples, are kept: p.item() of an array."
+            f"fixes how many channels, or examples, are kept{hint}."
         )
     if p == 1:
         raise ValueError(

@@ -15,7 +15,7 @@ def thin_drop_path(
     p: float,
     key: mx.array,
     branch: Callable[..., mx.array],
-    *others: mx.array,
+    *others: mx.array | None,
 ) -> mx.array:
     r"""Computes a branch for a fixed number of examples only, and gives 0 for the others.
 
@@ -31,7 +31,7 @@ def thin_drop_path(
         key: one key, ``(2,)`` or ``(1, 2)``.
         branch: a function or module that gives one output for each example it is given.
         *others: what else the branch takes of each example, such as a mask: arrays whose
-            axis 0 is the batch. It is called as ``branch(x, *others)``.
+            axis 0 is the batch, or None. It is called as ``branch(x, *others)``.
 
     Returns:
         ``thin_dropout_channels(branch(x), p, key, range(1, ndim))``, computed for the
@@ -64,32 +64,37 @@ def thin_drop_path(
     return on_kept_examples(keep_channels(key, x.shape[0], p), branch, x, *others)
 
 
-def check_branch(branch: Any, *inputs: Any) -> None:
-    """Raises unless this can be called with inputs that have one batch axis."""
+def check_branch(branch: Any, *inputs: Any) -> Callable[..., mx.array]:
+    """Gives the branch, or raises unless it can be called with inputs of one batch."""
     if not callable(branch):
         raise TypeError(
             f"Received a branch of type {type(branch).__name__}. Expected a function or "
-            "module: the branch itself, and not its output."
+            "module, the branch itself and not its output: x + drop_path(x, branch), where "
+            "DropPath takes x + drop_path(branch(x))."
         )
-    for x in inputs:
+    given = [inputs[0], *(x for x in inputs[1:] if x is not None)]
+    for x in given:
         check_input(x)
         check_has_batch(x)
-    lengths = [x.shape[0] for x in inputs]
+    lengths = [x.shape[0] for x in given]
     if len(set(lengths)) > 1:
         raise ValueError(
             f"Received inputs of {', '.join(map(str, lengths))} examples. Expected as many "
             "of each, along axis 0; what is for all examples the branch can hold itself."
         )
+    function: Callable[..., mx.array] = branch
+    return function
 
 
 def on_kept_examples(
-    kept: mx.array, branch: Callable[..., mx.array], *inputs: mx.array
+    kept: mx.array, branch: Callable[..., mx.array], x: mx.array, *others: mx.array | None
 ) -> mx.array:
     """Gives the scaled output of a branch at the indices `kept` of axis 0, 0 elsewhere."""
-    examples = inputs[0].shape[0]
+    examples = x.shape[0]
     if kept.shape[0] == examples:
-        return branch(*inputs)
-    y = branch(*(take_kept(x, kept, 0) for x in inputs))
+        return branch(x, *others)
+    follow = (None if other is None else take_kept(other, kept, 0) for other in others)
+    y = branch(take_kept(x, kept, 0), *follow)
     if not isinstance(y, mx.array) or not mx.issubdtype(y.dtype, mx.inexact):
         received = y.dtype if isinstance(y, mx.array) else type(y).__name__
         raise TypeError(

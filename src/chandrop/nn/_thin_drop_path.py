@@ -53,25 +53,26 @@ class ThinDropPath(ThinLayer):
     def __init__(self, p: float, *, key: mx.array | None = None):
         super().__init__(p, key)
 
-    def __call__(  # type: ignore[override] # it needs the branch, too
+    def __call__(
         self,
         x: mx.array,
-        branch: Callable[..., mx.array],
-        *others: mx.array,
+        branch: Callable[..., mx.array] | None = None,
+        *others: mx.array | None,
         key: mx.array | None = None,
     ) -> mx.array:
         """Computes the branch for some examples in training mode, in eval mode for all.
 
         Args:
             x: what the branch is given.
-            branch: a function or module that gives one output for each example.
+            branch: a function or module that gives one output for each example. Without it
+                there is an error, which says how to come here from :class:`DropPath`.
             *others: what else the branch takes of each example; see
                 :func:`chandrop.functional.thin_drop_path`.
             key: what to choose the examples with; the layer's own then stays as it is.
                 Default: the layer splits its own key, chooses with one half and keeps the
                 other.
         """
-        check_branch(branch, x, *others)
+        branch = check_branch(branch, x, *others)
         if key is not None:
             check_key(key)
         if not self.training or x.shape[0] == 0:

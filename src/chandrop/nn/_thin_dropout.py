@@ -42,6 +42,17 @@ class ThinDropout(ThinLayer):
     def __init__(self, p: float = 0.5, *, key: mx.array | None = None):
         super().__init__(p, key)
 
+    def __call__(self, x: mx.array, *, key: mx.array | None = None) -> mx.array:
+        """Drops in training mode; gives `x` back in eval mode.
+
+        Args:
+            x: the input.
+            key: what to draw with: one key, ``(2,)`` or ``(1, 2)``; the layer's own then
+                stays as it is. Default: the layer splits its own key, draws with one half
+                and keeps the other.
+        """
+        return super().__call__(x, key=key)
+
     def _check_axes(self, x: mx.array) -> None:
         check_has_channels(x)
 

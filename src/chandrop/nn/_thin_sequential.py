@@ -31,10 +31,11 @@ class ThinSequential(nn.Sequential):
     On the channels that are kept run ``mlx.nn``'s convolutions and transposed convolutions
     without groups, Linear, poolings, Upsample, BatchNorm, InstanceNorm, the activations
     that are for each channel alone, and chandrop's layers but AlphaDropout. Any other
-    layer, such as one that normalises over channels, a convolution with groups, a lambda or
-    a Module of yours, gets all channels, with zeros for those that are dropped; so does,
-    after the dropout, what makes something else than 0 of 0. Sequentials inside are part of
-    the chain. What is not computed is 0, also where it would have been inf or nan.
+    layer, such as one that normalises over channels, a convolution with groups, a dropout
+    of ``mlx.nn``, a lambda or a Module of yours, gets all channels, with zeros for those
+    that are dropped; so does, after the dropout, what makes something else than 0 of 0.
+    Sequentials inside are part of the chain. What is not computed is 0, also where it would
+    have been inf or nan.
 
     BatchNorm before a ThinDropout, in training mode, updates the running statistics of the
     channels that are kept, as ever; those of the others stay as they were.
@@ -45,6 +46,7 @@ class ThinSequential(nn.Sequential):
             ``functional_call(model, ..., dropout=True)`` thins a model in eval mode.
 
     Raises:
+        TypeError: a layer cannot be called, or is a class.
         ValueError: none of the layers is a ThinDropout; at the call, a layer is given
             another number of channels than it is for, or a ThinDropout has a key for each
             example.
@@ -69,6 +71,13 @@ class ThinSequential(nn.Sequential):
     """
 
     def __init__(self, *layers: Callable[[mx.array], mx.array]):
+        for layer in layers:
+            if isinstance(layer, type) or not callable(layer):
+                received = layer if isinstance(layer, type) else f"a {type(layer).__name__}"
+                raise TypeError(
+                    f"Received {received}. Expected layers as arguments of their own, "
+                    "ThinSequential(*layers), each of them built, as ThinDropout(p)."
+                )
         super().__init__(*layers)
         if not any(isinstance(layer, ThinDropout) for _, layer in _chain(self)):
             raise ValueError(
