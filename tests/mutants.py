@@ -1065,8 +1065,8 @@ MUTANTS = [
     Mutant(
         "a thin rate of 1 passes",
         KEEP,
-        "    if p == 1:",
-        "    if False:",
+        "if not 0 <= number < 1:",
+        "if not 0 <= number <= 1:",
         "test_keep_channels.py::test_rates_that_fix_no_number",
     ),
     Mutant(

@@ -141,11 +141,12 @@ def test_the_key_has_no_gradient(key):
 @pytest.mark.parametrize(
     ("p", "error", "message"),
     [
-        (1, ValueError, r"Received p = 1\. Expected 0 <= p < 1: a fixed number"),
-        (1.0, ValueError, r"Received p = 1\. Expected 0 <= p < 1"),
-        (-0.1, ValueError, r"The dropout probability -0\.1 is not in \[0, 1\]"),
-        (50, ValueError, r"for 50 % give 0\.5"),
-        (float("nan"), ValueError, r"probability nan is not"),
+        (1, ValueError, r"Received p = 1\. Expected 0 <= p < 1, as at least one channel"),
+        (1.0, ValueError, r"Received p = 1\.0\. Expected 0 <= p < 1"),
+        (-0.1, ValueError, r"Received p = -0\.1\. Expected 0 <= p < 1, .* is kept\.$"),
+        (50, ValueError, r"for 50 % give 0\.5\.$"),
+        (100, ValueError, r"Received p = 100\. .* is kept\.$"),
+        (float("nan"), ValueError, r"Received p = nan"),
         (mx.array(0.5), TypeError, r"type array\. Expected a number in \[0, 1\), since"),
         (np.array([0.5]), TypeError, r"type ndarray\. .*p\.item\(\)"),
         ("0.5", TypeError, r"type str\. Expected a number"),

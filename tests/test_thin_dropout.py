@@ -196,7 +196,7 @@ def test_bad_inputs(key):
         thin_dropout_channels(x, 0.5, example_keys(key, 3), 1)
     with pytest.raises(ValueError, match=r"keys of shape \(3, 2\)\. .*Dropout2d"):
         ThinDropout(0.5)(x, key=example_keys(key, 3))
-    with pytest.raises(ValueError, match=r"Received p = 1\."):
+    with pytest.raises(ValueError, match=r"Received p = 1\.0\."):
         thin_dropout_channels(x, 1.0, key, 1)
     with pytest.raises(TypeError, match=r"type array\. Expected a number in \[0, 1\)"):
         thin_dropout_channels(x, mx.array(0.5), key, 1)

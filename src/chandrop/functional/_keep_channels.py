@@ -3,7 +3,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop.functional._arguments import as_rate
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
 from chandrop.random._samples import choice
@@ -59,12 +58,14 @@ def as_fixed_rate(p: Any) -> float:
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "
             f"fixes how many channels, or examples, are kept{hint}."
         )
-    if p == 1:
+    number: Any = p
+    if not 0 <= number < 1:
+        hint = f": for {p} % give {number / 100}" if 2 <= number < 100 else ""
         raise ValueError(
-            "Received p = 1. Expected 0 <= p < 1: a fixed number of channels, or examples, "
-            "is kept, at least one."
+            f"Received p = {p}. Expected 0 <= p < 1, as at least one channel, or example, "
+            f"is kept{hint}."
         )
-    return float(as_rate(p))
+    return float(number)
 
 
 def check_one_key(key: Any) -> None:
