@@ -36,8 +36,8 @@ _MIXING = {
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 }
-# Not AlphaDropout, whose shift a dropped channel would have, too.
 _BLOCKS = {DropBlock2d, DropBlock3d}
+# Not AlphaDropout, whose shift a dropped channel would have, too.
 _MULTIPLYING = _BLOCKS | {
     Dropout,
     Dropout1d,
