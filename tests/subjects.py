@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import mlx.core as mx
+import mlx.nn
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
@@ -181,3 +182,34 @@ def assert_trees_close(a, b, rtol=1e-5, atol=1e-6):
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer under test that draws by its own key, and the shape of a batch for it."""
+
+    build: Callable[[mx.array], mlx.nn.Module]
+    shape: tuple[int, ...]
+
+    @property
+    def name(self):
+        return type(self.build(mx.random.key(0))).__name__
+
+
+def _built(cls, shape, **own):
+    return Layer(lambda key: cls(0.4, key=key, **own), shape)
+
+
+_SHAPES = {"": (4, 6), "1d": (4, 3, 6), "2d": (4, 3, 5, 6), "3d": (4, 2, 3, 3, 6)}
+LAYERS = [
+    _built(getattr(chandrop.nn, f"{noise}{layout}"), shape)
+    for noise in ("Dropout", "AlphaDropout", "GaussianDropout", "ConcreteDropout")
+    for layout, shape in _SHAPES.items()
+]
+LAYERS += [
+    _built(chandrop.nn.ChannelDropout, (4, 6, 3, 5), spatial_axes=(2, 3)),
+    _built(chandrop.nn.DropPath, (4, 3, 6)),
+    _built(chandrop.nn.DropBlock2d, (4, 5, 6, 6), block_size=3),
+    _built(chandrop.nn.DropBlock3d, (4, 3, 5, 4, 6), block_size=2),
+    _built(chandrop.nn.ThinDropout, (4, 3, 6)),
+]

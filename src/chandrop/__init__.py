@@ -4,6 +4,10 @@ Functions are in :mod:`chandrop.functional`, layers in :mod:`chandrop.nn`, keys 
 :mod:`chandrop.random`, and what subnetworks say together in :mod:`chandrop.uncertainty`.
 """
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 try:
     import mlx.core as _  # noqa: F401
 except ImportError as error:
@@ -15,7 +19,19 @@ except ImportError as error:
         '    pip install "chandrop[cuda13]"'
     ) from error
 
-from chandrop import functional, nn, random, uncertainty
+if TYPE_CHECKING:
+    from chandrop import functional, nn, random, uncertainty
 
 __all__ = ["functional", "nn", "random", "uncertainty"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Loaded when they are first used, since chandrop.nn wraps functions of MLX.
+    if name in __all__:
+        return import_module(f"chandrop.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

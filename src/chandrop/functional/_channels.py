@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from chandrop._mlx import vmap
 from chandrop.functional._arguments import (
     as_rate,
     axes_and_mask_shape,
@@ -80,7 +81,7 @@ class Channels:
         by_example = [0 if r.ndim == len(shape) and r.shape[0] > 1 else None for r in rates]
         if key.shape[0] == 1 and by_example.count(0) == 0:
             return sample(*rates, (1, 1, *shape[1:]), key[0])
-        each = mx.vmap(
+        each = vmap(
             lambda key, *rates: sample(*rates, (1, *shape[1:]), key),
             in_axes=(0, *by_example),
             out_axes=1,

@@ -35,6 +35,7 @@ from chandrop.nn._stack_parameters import stack_parameters
 from chandrop.nn._thin_drop_path import ThinDropPath
 from chandrop.nn._thin_dropout import ThinDropout
 from chandrop.nn._thin_sequential import ThinSequential
+from chandrop.nn._transforms import wrap_transforms
 
 __all__ = [
     "AlphaDropout",
@@ -69,4 +70,7 @@ __all__ = [
     "revert",
     "set_keys",
     "stack_parameters",
+    "wrap_transforms",
 ]
+
+wrap_transforms()

@@ -2,13 +2,10 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
 
-from chandrop.nn._layers_of_the_call import layers_of_the_call
-from chandrop.nn._model_keys import keyed_layers
-from chandrop.nn._snapshot import Snapshot, with_own_containers
+from chandrop.nn._recomputation import call_checkpointed
+from chandrop.nn._snapshot import changing_models
 
 
 def checkpoint(
@@ -64,33 +61,7 @@ def checkpoint(
 
     @wraps(function, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        before = Snapshot(module)
-        layers = keyed_layers(module)
-        first: list[tuple[Snapshot, list[int | None]]] = []
-
-        def pure(arrays: list[mx.array], args: Any, kwargs: Any) -> Any:
-            around = Snapshot(module)
-            try:
-                before.restore(arrays)
-                trainable = dict(tree_flatten(module.trainable_parameters())).values()
-                unchanged = {id(array) for array in trainable}
-                with layers_of_the_call(layers):
-                    output = with_own_containers(function(*args, **kwargs))
-                after = Snapshot(module)
-            finally:
-                around.restore()
-            # A trainable parameter that is still there has not changed. Any other array
-            # may have been changed in place.
-            kept = {id(a): i for i, a in enumerate(arrays) if id(a) in unchanged}
-            # Not in the recomputation: its arrays would be held until the graph is gone.
-            if not first:
-                first.append((after, [kept.get(id(array)) for array in after.arrays]))
-            return output, [array for array in after.arrays if id(array) not in kept]
-
-        output, updated = mx.checkpoint(pure)(before.arrays, args, kwargs)
-        [(after, places)] = first
-        updates = iter(updated)
-        after.restore([next(updates) if i is None else before.arrays[i] for i in places])
-        return output
+        with changing_models:
+            return call_checkpointed(function, args, kwargs, module)
 
     return checkpointed

@@ -12,7 +12,8 @@ from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layers_of_the_call import layers_of_the_call
 from chandrop.nn._model_keys import assign_keys, check_has_layers, quoted
-from chandrop.nn._snapshot import Snapshot, with_own_containers
+from chandrop.nn._snapshot import put_back, with_own_containers
+from chandrop.nn._surroundings import keys_are_given, note
 
 
 def functional_call(
@@ -80,8 +81,8 @@ def functional_call(
     layers = {path: m for path, m in dropouts.items() if isinstance(m, KeyedLayer)}
     if key is not None or dropout not in (None, False):
         check_has_layers(model, layers)
-    before = Snapshot(model)
-    try:
+    with put_back(model) as [before]:
+        note(model)
         before.restore_copies()
         _put_in(model, parameters)
         _set_modes(layers, dropout)
@@ -90,13 +91,11 @@ def functional_call(
             assign_keys(layers, key)
         assigned = {path: layer._key for path, layer in layers.items()}
         own_parameters = model.parameters() if return_state else None
-        with layers_of_the_call(layers):
+        with layers_of_the_call(model, layers), keys_are_given():
             output = with_own_containers(model(*args, **kwargs))
         if dropout not in (None, False) and key is not None:
             _check_some_layer_drew(layers, assigned)
         return (output, _state(model, own_parameters)) if return_state else output
-    finally:
-        before.restore()
 
 
 def _put_in(model: nn.Module, parameters: Any) -> None:
@@ -148,7 +147,8 @@ def _check_some_layer_drew(
     layers: dict[str, KeyedLayer], assigned: dict[str, mx.array]
 ) -> None:
     # A layer that draws advances its key.
-    if all(layer._key is assigned[path] for path, layer in layers.items()):
+    dropping = [path for path, layer in layers.items() if layer._would_drop()]
+    if dropping and all(layers[path]._key is assigned[path] for path in dropping):
         raise ValueError(
             "Received a key, and dropout that is on, but no dropout layer drew with it: "
             f"{quoted(layers)}. Are they called only `if self.training`, or with keys of "

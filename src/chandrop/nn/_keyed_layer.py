@@ -5,8 +5,10 @@ from typing import Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop._mlx import vmap
 from chandrop.functional._arguments import as_rate, check_dtype, check_input, is_zero
 from chandrop.nn._layers_of_the_call import path_in_the_call
+from chandrop.nn._surroundings import key_of_member, note, note_draw
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
 
@@ -32,7 +34,7 @@ class KeyedLayer(nn.Module):
         super().__init__()
         self.p = p
         if key is None:
-            key = _key_from_global_stream()
+            key = key_from_global_stream()
         check_key(key)
         if key.ndim != 1:
             raise ValueError(
@@ -84,12 +86,13 @@ class KeyedLayer(nn.Module):
             check_key(key)
         if not self.training:
             return x
-        return self._by_key(key, lambda key: self._drop(x, key))
+        return self._by_key(key, lambda key: self._drop(x, key), self._keeps_all(x))
 
     def _with_its_path(
         self, key: mx.array | None, function: Callable[[], Result]
     ) -> Result:
         """Calls a function that draws by `key`; its errors name the layer's path."""
+        note(self)
         path = path_in_the_call(self) if self.training and key is None else None
         try:
             return function()
@@ -98,17 +101,28 @@ class KeyedLayer(nn.Module):
                 raise
             raise type(error)(f'In the dropout layer at "{path}": {error}') from error
 
-    def _by_key(self, key: mx.array | None, draw: Callable[[mx.array], Result]) -> Result:
+    def _by_key(
+        self, key: mx.array | None, draw: Callable[[mx.array], Result], keeps_all: bool
+    ) -> Result:
         """Gives ``draw(key)``, with the layer's next key if none is given."""
         if key is not None:
             return draw(key)
+        if keeps_all:
+            # The output does not depend on the key, so nothing would evaluate the next one,
+            # and it would hold all that it was split from.
+            return draw(self._key)
+        note_draw(self, self._key)
         advanced, key = _split(self._key)
-        result = draw(key)
+        result = draw(key_of_member(key))
         self._key = advanced
         return result
 
     def _check_axes(self, x: mx.array) -> None:
         """Raises, in any mode, for an `x` that lacks the layer's axes."""
+
+    def _keeps_all(self, x: mx.array) -> bool:
+        """Whether it is known, before a mask is drawn, that all of `x` is kept."""
+        return is_zero(self.p)
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         """The pure function that the layer stands for."""
@@ -127,7 +141,7 @@ class KeyedLayer(nn.Module):
         for name, value in self.items():
             copied[name] = copy.deepcopy(value, memo)
         vars(copied).update(copy.deepcopy(vars(self), memo))
-        copied._key = _key_from_global_stream()
+        copied._key = key_from_global_stream()
         return copied
 
 
@@ -144,11 +158,11 @@ def _split(key: mx.array) -> tuple[mx.array, mx.array]:
     # MLX divides by the number of keys.
     if key.shape[0] == 0:
         return key, key
-    pairs = mx.vmap(lambda key: mx.random.split(key))(without_place(key))
+    pairs = vmap(lambda key: mx.random.split(key))(without_place(key))
     return with_place_of(key, pairs[:, 0]), with_place_of(key, pairs[:, 1])
 
 
-def _key_from_global_stream() -> mx.array:
+def key_from_global_stream() -> mx.array:
     # Sixteen bits a draw, because mx.random.randint has only 24 random ones.
     halves = mx.random.randint(0, 2**16, (2, 2)).astype(mx.uint32)
     return halves[0] * 2**16 + halves[1]

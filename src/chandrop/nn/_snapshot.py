@@ -1,11 +1,16 @@
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.nn._containers import containers
+
+# A tool changes a model for the time of a call: one thread at a time.
+changing_models = RLock()
 
 
 class Snapshot:
@@ -15,7 +20,8 @@ class Snapshot:
     puts them back in place, so that whoever refers to one of these sees it restored.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
+        self.model = model
         self.arrays: list[mx.array] = []
         self._contents: list[tuple[Any, type[Any], Any, dict[str, Any]]] = []
         for _, container in containers(model):
@@ -29,6 +35,10 @@ class Snapshot:
                 contents = values = list(container)
             self._contents.append((container, type(container), contents, attributes))
             self.arrays.extend(array for value in values for array in _arrays(value))
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether a module is one of the model's."""
+        return any(module is container for container, _, _, _ in self._contents)
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Puts everything back, with other `arrays` in place of its own if given."""
@@ -52,6 +62,21 @@ class Snapshot:
         """
         copies = {id(array): copy.copy(array) for array in self.arrays}
         self.restore([copies[id(array)] for array in self.arrays])
+
+
+@contextmanager
+def put_back(*models: Any) -> Iterator[list[Snapshot]]:
+    """Puts back, on exit, all that models hold now, and gives that.
+
+    Meanwhile no other thread changes a model.
+    """
+    with changing_models:
+        before = [Snapshot(model) for model in models]
+        try:
+            yield before
+        finally:
+            for snapshot in reversed(before):
+                snapshot.restore()
 
 
 def with_own_containers(output: Any) -> Any:

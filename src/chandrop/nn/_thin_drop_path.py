@@ -3,6 +3,7 @@ from collections.abc import Callable
 import mlx.core as mx
 
 from chandrop.functional._thin_drop_path import check_branch, on_kept_examples
+from chandrop.nn._surroundings import note
 from chandrop.nn._thin_layer import ThinLayer
 from chandrop.random import check_key
 
@@ -72,6 +73,7 @@ class ThinDropPath(ThinLayer):
                 Default: the layer splits its own key, chooses with one half and keeps the
                 other.
         """
+        note(self)
         branch = check_branch(branch, x, *others)
         if key is not None:
             check_key(key)

@@ -1,6 +1,7 @@
 import mlx.core as mx
 
 from chandrop.functional import thin_dropout_channels
+from chandrop.functional._keep_channels import number_kept
 from chandrop.nn._thin_layer import ThinLayer
 
 
@@ -55,6 +56,9 @@ class ThinDropout(ThinLayer):
 
     def _check_axes(self, x: mx.array) -> None:
         check_has_channels(x)
+
+    def _keeps_all(self, x: mx.array) -> bool:
+        return number_kept(x.shape[-1], self.p) == x.shape[-1]
 
     def _drop(self, x: mx.array, key: mx.array) -> mx.array:
         return thin_dropout_channels(x, self.p, key, self._spatial_axes)

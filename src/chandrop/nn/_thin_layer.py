@@ -1,7 +1,7 @@
 import mlx.core as mx
 
 from chandrop.functional import keep_channels
-from chandrop.functional._keep_channels import as_fixed_rate
+from chandrop.functional._keep_channels import as_fixed_rate, number_kept
 from chandrop.nn._keyed_layer import KeyedLayer
 
 
@@ -24,5 +24,9 @@ class ThinLayer(KeyedLayer):
         """Chooses what to keep, by the layer's next key if none is given."""
         return self._with_its_path(
             key,
-            lambda: self._by_key(key, lambda key: keep_channels(key, channels, self.p)),
+            lambda: self._by_key(
+                key,
+                lambda key: keep_channels(key, channels, self.p),
+                number_kept(channels, self.p) == channels,
+            ),
         )

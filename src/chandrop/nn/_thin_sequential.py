@@ -15,6 +15,7 @@ from chandrop.nn._on_channels import (
     is_mixing,
     mix_channels,
 )
+from chandrop.nn._surroundings import note
 from chandrop.nn._thin_dropout import ThinDropout, check_has_channels
 
 
@@ -90,6 +91,9 @@ class ThinSequential(nn.Sequential):
     def __call__(self, x: mx.array) -> mx.array:
         """Calls the layers in order."""
         chain = list(_chain(self))
+        for _, layer in chain:
+            if isinstance(layer, ThinDropout):
+                note(layer)
         if not any(_is_thinning(layer) for _, layer in chain):
             dense: mx.array = super().__call__(x)
             return dense

@@ -1,5 +1,6 @@
 import mlx.core as mx
 
+from chandrop._mlx import vmap
 from chandrop.random._as_integer import as_integer
 from chandrop.random._check_key import check_key
 from chandrop.random._place import with_place_of, without_place
@@ -84,5 +85,5 @@ def _draw(keys: mx.array) -> mx.array:
     # MLX divides by the number of keys.
     if keys.size == 0:
         return keys
-    flat = mx.vmap(lambda key: mx.random.split(key, 1)[0])(keys.reshape(-1, 2))
+    flat = vmap(lambda key: mx.random.split(key, 1)[0])(keys.reshape(-1, 2))
     return flat.reshape(keys.shape)

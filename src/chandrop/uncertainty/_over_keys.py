@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from chandrop._mlx import vmap
 from chandrop.nn import ThinDropout, ThinSequential
 from chandrop.nn._containers import containers
 from chandrop.nn._layers_by_path import layers_by_path
@@ -99,7 +100,7 @@ def over_keys(
     One key needs no ``mx.vmap``: a chunk of one is there for what MLX cannot vmap.
     """
     if len(keys) > 1 and not one_by_one:
-        return mx.vmap(function)(keys)
+        return vmap(function)(keys)
     outputs = [function(key) for key in keys]
     return tree_map(lambda *arrays: mx.stack(list(arrays)), *outputs)
 

@@ -1,0 +1,208 @@
+"""MLX's vmap, checkpoint and compile, wrapped so that a layer's own key is right in them.
+
+The wrappers change nothing where no layer draws by its own key.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import update_wrapper, wraps
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from chandrop import _mlx
+from chandrop.nn._keyed_layer import KeyedLayer, key_from_global_stream
+from chandrop.nn._recomputation import call_checkpointed
+from chandrop.nn._surroundings import Trace, is_constant, members, trace
+
+
+def wrap_transforms(on: bool = True) -> None:
+    """Wraps ``mx.vmap``, ``mx.checkpoint`` and ``mx.compile``, or takes the wrappers off.
+
+    Importing :mod:`chandrop.nn` wraps them. With the wrappers, a layer that draws by its
+    own key is right under these functions without being asked:
+
+    - ``mx.vmap``: member ``i`` is masked by ``fold_in(subkey, i)``, where ``subkey`` is
+      what the layer splits off for this call.
+    - ``mx.checkpoint``: the recomputation sees the keys, modes and rates of the call.
+    - ``mx.compile``: a function that does not carry the keys raises, where every call would
+      repeat one mask.
+
+    Functions that draw nothing, and layers that are given a key, are as without them. What
+    was wrapped stays so: a function made by ``mx.compile`` before keeps its check.
+
+    Args:
+        on: whether to wrap them. Calling it twice is the same as calling it once.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout, wrap_transforms
+        >>> layer = Dropout(0.5, key=mx.random.key(0))
+        >>> def different_members():
+        ...     first, second = mx.vmap(layer)(mx.ones((2, 64)))
+        ...     return not mx.array_equal(first, second)
+        >>> wrap_transforms(False)
+        >>> different_members()
+        False
+        >>> wrap_transforms()
+        >>> different_members()
+        True
+    """
+    for name, wrapper in _WRAPPERS.items():
+        if on:
+            setattr(mx, name, wrapper)
+        elif getattr(mx, name) is wrapper:
+            setattr(mx, name, getattr(_mlx, name))
+
+
+class _Transformed:
+    """What a wrapper returns. As MLX's own, it is no method where it is in a class."""
+
+    def __init__(self, call: Callable[..., Any], fun: Callable[..., Any]):
+        update_wrapper(self, fun, updated=())
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+
+@wraps(_mlx.vmap)
+def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Transformed:
+    """Hands each member its index, as one more argument that is mapped over."""
+    plain = _mlx.vmap(fun, in_axes, out_axes)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        axes = _axes_of_arguments(in_axes, args)
+        length = next(_mapped_lengths(args, axes), None)
+        if length is None or kwargs:
+            # MLX says what is wrong.
+            return plain(*args, **kwargs)
+
+        def member(index: mx.array, *args: Any) -> Any:
+            outer = members.set((*members.get(), index))
+            try:
+                return fun(*args)
+            finally:
+                members.reset(outer)
+
+        indices = mx.arange(length, dtype=mx.uint32)
+        return _mlx.vmap(member, (0, *axes), out_axes)(indices, *args)
+
+    return _Transformed(call, fun)
+
+
+def _axes_of_arguments(in_axes: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gives each argument its axes. MLX has those of a lone argument stand alone, too."""
+    if len(args) == 1:
+        lone = isinstance(in_axes, tuple) and len(in_axes) == 1
+        return in_axes if lone and isinstance(args[0], mx.array) else (in_axes,)
+    return in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
+
+
+def _mapped_lengths(tree: Any, axes: Any) -> Iterator[int]:
+    """Gives the lengths of the axes that are mapped over, where they can be told."""
+    if isinstance(tree, mx.array):
+        if isinstance(axes, int) and -tree.ndim <= axes < tree.ndim:
+            yield tree.shape[axes]
+    elif isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _mapped_lengths(
+                value, axes.get(name) if isinstance(axes, dict) else axes
+            )
+    elif isinstance(tree, (list, tuple)):
+        each = axes if isinstance(axes, (list, tuple)) else [axes] * len(tree)
+        for value, axis in zip(tree, each, strict=False):
+            yield from _mapped_lengths(value, axis)
+
+
+@wraps(_mlx.checkpoint)
+def checkpoint(fun: Callable[..., Any]) -> _Transformed:
+    """Lets the recomputation see each layer as it was at the call."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return call_checkpointed(fun, args, kwargs)
+
+    return _Transformed(call, fun)
+
+
+class KeysNotCarriedError(ValueError):
+    """A compiled function does not carry the keys of its layers."""
+
+    def __init__(self, name: str, layers: list[KeyedLayer]):
+        self.layers = layers
+        kinds = ", ".join(dict.fromkeys(map(repr, layers)))
+        super().__init__(
+            f"The compiled function {name} does not carry the keys of its dropout layers, "
+            f"{kinds}, so every call would repeat one mask. {CARRY}\nchandrop.nn.check_step names the layers' paths."
+        )
+
+
+CARRY = """\
+Carry the model's state, where the keys are:
+    state = [model.state, optimizer.state]
+    step = mx.compile(step, inputs=state, outputs=state)
+If it is carried, the function itself sets the keys, from a number that its trace has fixed:
+pass that as an array, step(mx.array(number)). If the function updates the model, build model
+and optimizer anew, since mx.compile has left arrays of its trace in them."""
+
+
+@wraps(_mlx.compile)
+def compile(
+    fun: Callable[..., Any],
+    inputs: Any = None,
+    outputs: Any = None,
+    shapeless: bool = False,
+) -> _Transformed:
+    """Raises, once MLX has traced the function, if a layer's key is not carried."""
+    # One more input, which stands for something else only while the function is traced.
+    sentinel = [mx.array(0)]
+    # What has drawn in a trace, with the key that the layer was left with.
+    left: list[tuple[KeyedLayer, mx.array]] = []
+    frozen: list[KeyedLayer] = []
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        if trace.get() is not None or is_constant(sentinel[0]):
+            return fun(*args, **kwargs)
+        outer = trace.set(current := Trace())
+        try:
+            result = fun(*args, **kwargs)
+        finally:
+            trace.reset(outer)
+        frozen.extend(current.frozen)
+        left.extend((layer, layer._key) for layer in current.drawn)
+        return result
+
+    compiled = _mlx.compile(traced, [sentinel, inputs], outputs, shapeless)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if members.get():
+            # As MLX does where an argument is mapped over; the indices always are.
+            return fun(*args, **kwargs)
+        # MLX has to finish the trace. An error inside would leave its arrays in what is
+        # carried, the global random state and the optimizer among it.
+        result = compiled(*args, **kwargs)
+        if left:
+            frozen.extend(_not_put_out(left, inputs))
+            left.clear()
+        if frozen:
+            raise KeysNotCarriedError(getattr(fun, "__name__", type(fun).__name__), frozen)
+        return result
+
+    return _Transformed(call, fun)
+
+
+def _not_put_out(
+    left: list[tuple[KeyedLayer, mx.array]], inputs: Any
+) -> Iterator[KeyedLayer]:
+    """Gives the layers whose keys are among the inputs of a trace and not the outputs."""
+    stuck = [(layer, key) for layer, key in left if layer._key is key]
+    if not stuck:
+        return
+    carried = set(map(id, dict(tree_flatten(inputs)).values()))
+    for layer, key in stuck:
+        if id(key) in carried and not is_constant(key):
+            layer._key = key_from_global_stream()
+            yield layer
+
+
+_WRAPPERS = {"vmap": vmap, "checkpoint": checkpoint, "compile": compile}
