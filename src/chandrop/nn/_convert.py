@@ -1,9 +1,11 @@
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop.nn._containers import containers
 from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layouts import Dropout, Dropout2d, Dropout3d
@@ -27,7 +29,7 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
     Weights, rates, modes and sharing stay as they are, and so do the model's output in
     eval mode and its weights files. Each layer gets a key of its own from the global
     stream; :func:`rekey` gives others. Layers of classes that inherit from ``mlx.nn``'s are
-    left alone.
+    left alone, with a warning that names them; so is a model without dropout layers.
 
     Args:
         model: any model. Layers are found where ``mlx.nn`` finds them: in attributes,
@@ -40,10 +42,8 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
 
     Raises:
         TypeError: `model` is not a module, or `where` is not a function.
-        ValueError: `where` chooses no layer; `model` has a layer of ``mlx.nn``'s in a
-            tuple, or one to convert in a ``TransformerEncoder`` or ``TransformerDecoder``
-            that was built with ``checkpoint=True``: it uses ``mlx.nn.utils.checkpoint``,
-            whose recomputation would see the next keys.
+        ValueError: `where` chooses no layer, or `model` has a layer of ``mlx.nn``'s in a
+            tuple.
 
     Example:
         >>> import mlx.nn as nn
@@ -52,24 +52,32 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         >>> isinstance(model.layers[1], Dropout)
         True
     """
-    if where is not None and not callable(where):
-        raise TypeError(
-            f"Received where = {where!r}. Expected a function of a path and a layer."
-        )
+    _check_where(where)
     layers = {
         path: layer
         for path, layer in layers_by_path(model, MLX_DROPOUTS).items()
-        if is_convertible(layer)
+        if not isinstance(layer, KeyedLayer)
     }
-    chosen = [m for path, m in layers.items() if where is None or where(path, m)]
+    chosen = {path: m for path, m in layers.items() if where is None or where(path, m)}
     if where is not None and not chosen:
         raise ValueError(
             "The function given as where chose no layer. The model's dropout layers of "
             f"mlx.nn are: {quoted(layers) or 'none'}."
         )
-    _refuse_checkpointing(model, chosen)
-    for layer in chosen:
-        convert_layer(layer)
+    left = {path: layer for path, layer in chosen.items() if not is_convertible(layer)}
+    # Before the model changes, since a warning may be an error.
+    if left:
+        warnings.warn(_left_alone(left), stacklevel=2)
+    elif not chosen and not _has_keyed_layers(model):
+        warnings.warn(
+            f"Received a {type(model).__name__} without dropout layers, so none is "
+            "converted. If one is in a lambda or the like: make it an attribute of the "
+            "model.",
+            stacklevel=2,
+        )
+    for path, layer in chosen.items():
+        if path not in left:
+            convert_layer(layer)
     return model
 
 
@@ -135,14 +143,33 @@ def _rate(layer: nn.Module) -> float:
     return written if 1 - written == kept else 1 - kept
 
 
-def _refuse_checkpointing(model: nn.Module, chosen: list[nn.Module]) -> None:
-    identities = {id(layer) for layer in chosen}
-    for path, transformer in layers_by_path(model, CHECKPOINTING).items():
-        concerned = any(id(layer) in identities for layer in transformer.modules())
-        if transformer.checkpoint and concerned:
-            raise ValueError(
-                f"Received a model with a {type(transformer).__name__} at {quoted([path])} "
-                "that uses mlx.nn.utils.checkpoint, whose recomputation would draw other "
-                "masks. Set its checkpoint to False, and call its layers one by one: "
-                "x = chandrop.nn.checkpoint(layer)(x, ...)."
-            )
+def _check_where(where: Any) -> None:
+    if isinstance(where, type):
+        module = "nn." if where.__module__.startswith("mlx.nn") else ""
+        raise TypeError(
+            f"Received the class {where.__name__} as where. Expected a function of a path "
+            "and a layer: where=lambda path, layer: "
+            f"isinstance(layer, {module}{where.__name__})."
+        )
+    if where is not None and not callable(where):
+        raise TypeError(
+            f"Received where = {where!r}. Expected a function of a path and a layer."
+        )
+
+
+def _left_alone(layers: Mapping[str, nn.Module]) -> str:
+    """Gives the warning that names the layers that no conversion is known for."""
+    named = ", ".join(
+        f"{quoted([path])} ({type(layer).__name__})" for path, layer in layers.items()
+    )
+    kind = type(next(iter(layers.values())))
+    ours = next(ours for theirs, ours in _OURS.items() if issubclass(kind, theirs))
+    return (
+        "Received a model with dropout layers of other classes than mlx.nn's own, which "
+        f"are left as they are: {named}. A class has to inherit from chandrop.nn's layer: "
+        f"class {kind.__name__}(chandrop.nn.{ours.__name__})."
+    )
+
+
+def _has_keyed_layers(model: nn.Module) -> bool:
+    return any(isinstance(layer, KeyedLayer) for _, layer in containers(model))
