@@ -334,6 +334,20 @@ MUTANTS = [
         "test_model_keys.py::test_nothing_is_set_if_one_key_is_wrong",
     ),
     Mutant(
+    Mutant(
+        "a part of the keys is set in silence",
+        MODEL_KEYS,
+        "if strict and missing:",
+        "if False:",
+        "test_model_keys.py::test_a_part_of_the_keys",
+    ),
+    Mutant(
+        "no part of the keys can be set",
+        MODEL_KEYS,
+        "if strict and missing:",
+        "if missing:",
+        "test_model_keys.py::test_a_part_of_the_keys",
+    ),
         "a shared layer has the largest of its paths",
         PATHS,
         "sorted(named, key=lambda item: item[0])",

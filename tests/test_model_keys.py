@@ -118,7 +118,14 @@ def test_keys_are_saved_and_put_back(subject, tmp_path):
 def test_a_part_of_the_keys(key):
     model = InDicts()
     before = get_keys(model)
-    set_keys(model, {"dropouts.first": key})
+    with pytest.raises(ValueError, match=r'at "dropouts\.rest\.0\.last"\. .*strict=False'):
+        set_keys(model, {"dropouts.first": key})
+    assert_same_keys(get_keys(model), before)
+    with pytest.raises(
+        ValueError, match=r'at "dropouts\.first", "dropouts\.rest\.0\.last"\.'
+    ):
+        set_keys(model, {})
+    set_keys(model, {"dropouts.first": key}, strict=False)
     assert_same_keys(get_keys(model), before | {"dropouts.first": key})
 
 
@@ -186,9 +193,11 @@ def test_two_layers_of_one_path():
         get_keys(model)
 
 
-def test_keys_for_unknown_paths(key):
+@pytest.mark.parametrize("strict", [True, False])
+def test_keys_for_unknown_paths(strict, key):
+    keys = {"rest": key, "head": key, "dropouts.first": key}
     with pytest.raises(ValueError, match='without a dropout layer: "head", "rest"') as e:
-        set_keys(InDicts(), {"rest": key, "head": key, "dropouts.first": key})
+        set_keys(InDicts(), keys, strict)
     assert 'are: "dropouts.first", "dropouts.rest.0.last"' in str(e.value)
 
 
@@ -205,7 +214,7 @@ def test_keys_of_other_types(key):
     with pytest.raises(TypeError, match="keys of type list"):
         set_keys(InDicts(), [key])
     with pytest.raises(TypeError, match=r'For "dropouts\.first": .*mx\.random\.key\(3\)'):
-        set_keys(InDicts(), {"dropouts.first": 3})
+        set_keys(InDicts(), {"dropouts.first": 3}, strict=False)
 
 
 def test_a_key_for_a_model_without_dropout_layers(key):

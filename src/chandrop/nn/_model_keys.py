@@ -79,19 +79,21 @@ def get_keys(model: nn.Module) -> dict[str, mx.array]:
     return {path: layer._key for path, layer in keyed_layers(model).items()}
 
 
-def set_keys(model: nn.Module, keys: Mapping[str, mx.array]) -> None:
+def set_keys(model: nn.Module, keys: Mapping[str, mx.array], strict: bool = True) -> None:
     """Puts keys into the dropout layers of a model: the inverse of :func:`get_keys`.
 
     Args:
-        model: any model; see :func:`rekey` for where its layers are found. A layer whose
-            path is not among `keys` keeps its key.
+        model: any model; see :func:`rekey` for where its layers are found.
         keys: from path to key, ``uint32``, ``(2,)`` or ``(B, 2)``.
+        strict: whether every layer has to have its path among `keys`; with False, the
+            others keep their key. Default: ``True``.
 
     Raises:
         TypeError: `model` is not a module, `keys` is not a dict, or a key is not a
             ``uint32`` array.
-        ValueError: a path is that of no dropout layer, `model` has a layer in a tuple, or a
-            key has the wrong shape.
+        ValueError: a path is that of no dropout layer, or with `strict` that of a layer is
+            missing; `model` has a layer in a tuple; a key has the wrong shape. The keys are
+            then left as they were.
 
     Example:
         >>> import mlx.core as mx
@@ -117,6 +119,13 @@ def set_keys(model: nn.Module, keys: Mapping[str, mx.array]) -> None:
         raise ValueError(
             f"Received keys for paths without a dropout layer: {quoted(unknown)}. "
             f"The model's dropout layers are: {quoted(layers) or 'none'}."
+        )
+    missing = sorted(layers.keys() - keys.keys())
+    if strict and missing:
+        raise ValueError(
+            f"Received no keys for the dropout layers at {quoted(missing)}. Expected one "
+            "for every layer; to leave the others as they are: "
+            "set_keys(model, keys, strict=False)."
         )
     for path, key in keys.items():
         try:
