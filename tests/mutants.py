@@ -334,7 +334,6 @@ MUTANTS = [
         "test_model_keys.py::test_nothing_is_set_if_one_key_is_wrong",
     ),
     Mutant(
-    Mutant(
         "a part of the keys is set in silence",
         MODEL_KEYS,
         "if strict and missing:",
@@ -348,6 +347,7 @@ MUTANTS = [
         "if missing:",
         "test_model_keys.py::test_a_part_of_the_keys",
     ),
+    Mutant(
         "a shared layer has the largest of its paths",
         PATHS,
         "sorted(named, key=lambda item: item[0])",
@@ -538,11 +538,18 @@ MUTANTS = [
         "test_check_step.py::test_layers_that_need_not_advance",
     ),
     Mutant(
-        "a deep copy keeps the key",
+        "a copy keeps the key",
         LAYER,
         "copied._key = _key_from_global_stream()",
         "pass",
-        "test_check_step.py::test_deep_copies_have_keys_of_their_own",
+        "test_check_step.py::test_copies_have_keys_of_their_own",
+    ),
+    Mutant(
+        "a copy is frozen with its original",
+        LAYER,
+        "set(value) if isinstance(value, set) else value",
+        "value",
+        "test_check_step.py::test_a_copy_of_a_layer",
     ),
     Mutant(
         "all examples split the first key",

@@ -13,7 +13,15 @@ from mlx.utils import tree_flatten
 from models import InDicts
 from subjects import assert_same
 
-from chandrop.nn import Dropout, Dropout2d, check_step, get_keys, rekey, set_keys
+from chandrop.nn import (
+    ConcreteDropout,
+    Dropout,
+    Dropout2d,
+    check_step,
+    get_keys,
+    rekey,
+    set_keys,
+)
 from chandrop.random import fold_in
 
 X = mx.ones((4, 6))
@@ -174,12 +182,9 @@ def test_layers_that_take_turns(model):
     check_step(model, step, X)
 
 
-@pytest.mark.parametrize(
-    "copied", [copy.copy, lambda layer: pickle.loads(pickle.dumps(layer))]
-)
-def test_copied_layers(copied):
+def test_pickled_layers():
     first = Dropout2d()
-    model = nn.Sequential(first, copied(first), Dropout2d())
+    model = nn.Sequential(first, pickle.loads(pickle.dumps(first)), Dropout2d())
     with pytest.raises(ValueError, match="the same key") as error:
         check_step(model, model, mx.ones((2, 3, 3, 4)))
     assert re.search(r'same: "layers\.0", "layers\.1"\.', str(error.value))
@@ -203,17 +208,46 @@ def test_keys_that_become_the_same_in_the_step(model, key):
         check_step(model, step, X)
 
 
-def test_deep_copies_have_keys_of_their_own():
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copies_have_keys_of_their_own(copied):
     mx.random.seed(4)
     first = Dropout2d(0.25).eval()
-    stack = [copy.deepcopy(first) for _ in range(3)]
+    stack = [copied(first) for _ in range(3)]
     model = nn.Sequential(first, *stack)
     assert len({str(key.tolist()) for key in get_keys(model).values()}) == 4
     assert [repr(layer) for layer in stack] == [repr(first)] * 3
     assert not any(layer.training for layer in stack)
     mx.random.seed(4)
-    again = copy.deepcopy(Dropout2d(0.25))
+    again = copied(Dropout2d(0.25))
     assert_same(again._key, stack[0]._key)
+
+
+class Counting(Dropout2d):
+    def __init__(self, p, linear, **kwargs):
+        super().__init__(p, **kwargs)
+        self.linear = linear
+        self.count = 3
+
+
+def test_a_copy_of_a_layer(key):
+    rates = mx.array([0.5, 0.25, 0.0, 1.0])
+    first = Counting(rates, nn.Linear(2, 2), groups=4, key=key).eval()
+    first.freeze()
+    copied = copy.copy(first)
+    assert type(copied) is Counting
+    assert repr(copied) == repr(first)
+    assert (copied._groups, copied.count, copied.training) == (4, 3, False)
+    assert copied.p is rates
+    assert copied.linear is first.linear
+    copied.p, copied.count = 0.125, 4
+    copied.train()
+    copied.unfreeze(recurse=False)
+    assert first.p is rates
+    assert (first.count, first.training) == (3, False)
+    assert_same(first._key, key)
+    model = nn.Sequential(ConcreteDropout(0.1).freeze())
+    copy.copy(model.layers[0]).unfreeze()
+    assert model.trainable_parameters() == {"layers": [{}]}
 
 
 def test_a_deep_copy_of_a_model_keeps_what_is_shared():

@@ -26,7 +26,7 @@ class KeyedLayer(nn.Module):
     The rate may be set: ``layer.p = 0.2``. As an array, ``layer.p = mx.array(0.2)``, it may
     change at every step of a compiled function, without a retrace.
 
-    A deep copy gets a key of its own, since ``[deepcopy(layer) for _ in range(n)]`` is how
+    A copy gets a key of its own, since ``[deepcopy(layer) for _ in range(n)]`` is how
     people build stacks; a pickle keeps the key.
     """
 
@@ -135,12 +135,25 @@ class KeyedLayer(nn.Module):
     def _extra_repr(self) -> str:
         return f"p={self.p}"
 
+    def __copy__(self) -> "KeyedLayer":
+        # freeze() changes a set in place.
+        return self._copied_into(
+            type(self).__new__(type(self)),
+            lambda value: set(value) if isinstance(value, set) else value,
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "KeyedLayer":
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
+        memo[id(self)] = copied = type(self).__new__(type(self))
+        return self._copied_into(copied, lambda value: copy.deepcopy(value, memo))
+
+    def _copied_into(
+        self, copied: "KeyedLayer", copy_of: Callable[[Any], Any]
+    ) -> "KeyedLayer":
+        """Fills a copy of this layer, with a key of its own."""
         for name, value in self.items():
-            copied[name] = copy.deepcopy(value, memo)
-        vars(copied).update(copy.deepcopy(vars(self), memo))
+            copied[name] = copy_of(value)
+        for name, value in vars(self).items():
+            vars(copied)[name] = copy_of(value)
         copied._key = key_from_global_stream()
         return copied
 
