@@ -40,6 +40,7 @@ SNAPSHOT = "nn/_snapshot.py"
 CALL = "nn/_functional_call.py"
 CHECKPOINT = "nn/_checkpoint.py"
 CONVERT = "nn/_convert.py"
+WORDS = "nn/_words_of_others.py"
 CHECK_STEP = "nn/_check_step.py"
 STACK = "nn/_stack_parameters.py"
 SAMPLES = "random/_samples.py"
@@ -550,6 +551,62 @@ MUTANTS = [
         "set(value) if isinstance(value, set) else value",
         "value",
         "test_check_step.py::test_a_copy_of_a_layer",
+    ),
+    Mutant(
+        "another name of the rate is set in silence",
+        LAYER,
+        "elif name in WORDS_FOR_RATE and not declares(type(self), name):",
+        "elif False:",
+        "test_errors.py::test_other_names_of_the_rate_cannot_be_set",
+    ),
+    Mutant(
+        "a subclass cannot define another name of the rate",
+        LAYER,
+        " and not declares(type(self), name):",
+        ":",
+        "test_errors.py::test_a_subclass_may_define_other_names_of_the_rate",
+    ),
+    Mutant(
+        "an annotation defines no attribute",
+        WORDS,
+        "name in inspect.get_annotations(base) for",
+        "False for",
+        "test_errors.py::test_a_subclass_may_define_other_names_of_the_rate",
+    ),
+    Mutant(
+        "a wrong keyword is said of a private class",
+        LAYER,
+        "        if kwargs:\n",
+        "        if False:\n",
+        "test_errors.py::test_words_of_other_libraries",
+    ),
+    Mutant(
+        "a subclass that takes any keyword is refused",
+        WORDS,
+        "any(p.kind is p.VAR_KEYWORD for p in parameters.values())",
+        "False",
+        "test_errors.py::test_a_subclass_may_take_them",
+    ),
+    Mutant(
+        "a keyword is named that the class does not take",
+        WORDS,
+        "if ours in taken:",
+        "if ours:",
+        "test_errors.py::test_a_subclass_may_take_them",
+    ),
+    Mutant(
+        "a key in the place of the rate is a rate",
+        ARGUMENTS,
+        "p.dtype == mx.uint32",
+        "False",
+        "test_errors.py::test_a_key_in_the_place_of_the_rate",
+    ),
+    Mutant(
+        "a key in the place of a fixed rate is called an array",
+        KEEP,
+        "        check_is_no_key(p)\n",
+        "",
+        "test_errors.py::test_a_key_in_the_place_of_a_fixed_rate",
     ),
     Mutant(
         "all examples split the first key",

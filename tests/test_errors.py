@@ -1,6 +1,8 @@
 """Every bad input: its type, what the message says, and that the fix it names works."""
 
+import copy
 import math
+import pickle
 
 import mlx.core as mx
 import mlx.nn
@@ -15,9 +17,19 @@ from chandrop.functional import (
     dropout2d,
     dropout_channels,
 )
+from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.random import check_key, example_keys, fold_in
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+LAYERS = [
+    name
+    for name, member in vars(chandrop.nn).items()
+    if isinstance(member, type) and issubclass(member, KeyedLayer)
+]
+# Those that can be built with a rate alone.
+WITHOUT_OTHERS = [
+    name for name in LAYERS if not name.startswith(("DropBlock", "ChannelDropout"))
+]
 RATE = r"The dropout probability {} is not in \[0, 1\]"
 
 
@@ -49,6 +61,149 @@ def test_rate_of_a_complex_dtype(subject, key):
         TypeError, match=r"Received p of dtype .*complex64\. Expected a real"
     ):
         subject.call(normal(subject.shape()), mx.array(0.5 + 0j), key)
+
+
+@each
+def test_a_key_in_the_place_of_the_rate(subject, key):
+    with pytest.raises(TypeError, match="p of dtype uint32, as keys have") as error:
+        subject.call(normal(subject.shape()), key, key)
+    assert_names_what_works(error, key)
+
+
+def assert_names_what_works(error, key):
+    fixes = str(error.value).removesuffix(".").split("key: ")[1].split(", or ")
+    layer, function = fixes
+    x = normal((4, 8))
+    assert eval(layer, vars(chandrop.nn) | {"key": key}).p == 0.5
+    assert eval(function, vars(chandrop.functional) | {"x": x, "key": key}).shape == x.shape
+
+
+@pytest.mark.parametrize("name", WITHOUT_OTHERS)
+def test_a_key_in_the_place_of_a_layers_rate(name, key):
+    with pytest.raises(TypeError, match="p of dtype uint32, as keys have") as error:
+        getattr(chandrop.nn, name)(key)
+    assert_names_what_works(error, key)
+    layer = getattr(chandrop.nn, name)(0.5)
+    with pytest.raises(TypeError, match="p of dtype uint32, as keys have"):
+        layer.p = key
+
+
+def test_a_key_in_the_place_of_a_fixed_rate(key):
+    for call in (
+        lambda: chandrop.functional.keep_channels(key, 8, key),
+        lambda: chandrop.functional.thin_dropout_channels(mx.ones((2, 8)), key, key, ()),
+    ):
+        with pytest.raises(TypeError, match="p of dtype uint32, as keys have"):
+            call()
+
+
+@pytest.mark.parametrize("word", ["rate", "drop_prob", "dropout"])
+@pytest.mark.parametrize("name", WITHOUT_OTHERS)
+def test_other_names_of_the_rate_cannot_be_set(name, word):
+    layer = getattr(chandrop.nn, name)(0.5)
+    with pytest.raises(AttributeError, match=f"Received {word} for a {name}, ") as error:
+        setattr(layer, word, 0.2)
+    assert not hasattr(layer, word)
+    exec(str(error.value).removesuffix(".").split("p: ")[1], {"layer": layer})
+    assert float(layer.p) == pytest.approx(0.2)
+
+
+def test_a_subclass_may_define_other_names_of_the_rate():
+    class Own(chandrop.nn.Dropout):
+        drop_prob = 0.3
+        dropout: float
+
+        @property
+        def rate(self):
+            return self.p
+
+        @rate.setter
+        def rate(self, rate):
+            self.seen = rate
+
+    class Inheriting(Own):
+        pass
+
+    for layer in (Own(0.5), Inheriting(0.5)):
+        layer.drop_prob, layer.dropout = 0.4, 0.1
+        assert (layer.drop_prob, layer.dropout) == (0.4, 0.1)
+        layer.rate = 0.2
+        assert (layer.rate, layer.seen) == (0.5, 0.2)
+
+
+WORDS = {
+    "rate": (0.3, "Expected p: {name}(p=0.3)."),
+    "drop_prob": (0.3, "Expected p: {name}(p=0.3)."),
+    "dropout": (0.3, "Expected p: {name}(p=0.3)."),
+    "inplace": (True, "Expected none: the result is always a new array."),
+    "rngs": (mx.random.key(1), "Expected key: {name}(key=mx.random.key(0))."),
+    "seed": (3, "Expected key: {name}(key=mx.random.key(0))."),
+    "training": (True, "layer.train() or layer.eval()."),
+    "deterministic": (False, "layer.train() or layer.eval()."),
+    "inference": (False, "layer.train() or layer.eval()."),
+    "data_format": ("NCHW", "ChannelDropout(p, spatial_axes=...)."),
+    "noise_shape": ((4, 1, 8), "ChannelDropout(p, spatial_axes=...)."),
+    "broadcast_dims": ((1,), "ChannelDropout(p, spatial_axes=...)."),
+    "mode": ("batch", "for the whole batch with layer(x, key=key[None])."),
+    "scale_by_keep": (False, "is always scaled, which keeps the mean."),
+    "keys": (0, "Expected one of p, "),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("name", LAYERS)
+def test_words_of_other_libraries(name, word):
+    value, expected = WORDS[word]
+    shown = "..." if isinstance(value, (mx.array, tuple)) else repr(value)
+    for others in ({}, {"key": mx.random.key(0)}):
+        with pytest.raises(TypeError) as error:
+            getattr(chandrop.nn, name)(**others, **{word: value})
+        message = str(error.value)
+        assert message.startswith(f"Received {name}({word}={shown}). Expected ")
+        assert expected.format(name=name) in message
+
+
+def test_the_words_that_the_messages_name_work():
+    for name in WITHOUT_OTHERS:
+        for word in ("rate", "seed"):
+            fix = WORDS[word][1].format(name=name)
+            call = fix.removesuffix(".").split(": ")[1]
+            if word == "seed" and name in ("DropPath", "ThinDropPath"):
+                call = call.replace("(", "(0.5, ", 1)
+            assert type(eval(call, vars(chandrop.nn) | {"mx": mx})).__name__ == name
+
+
+def test_words_that_a_class_takes():
+    with pytest.raises(TypeError, match=r"Expected one of p, block_size, groups, key\."):
+        chandrop.nn.DropBlock2d(0.5, 3, size=3)
+    with pytest.raises(TypeError, match=r"Expected one of p, key\."):
+        chandrop.nn.ThinDropout(groups=2)
+
+
+class Taking(chandrop.nn.Dropout2d):
+    def __init__(self, rate=0.5, *, inplace=False, **kwargs):
+        super().__init__(rate, **kwargs)
+        self.inplace = inplace
+
+
+def test_a_subclass_may_take_them(key):
+    class Strict(Taking):
+        def __init__(self, drop_prob):
+            super().__init__(rate=drop_prob)
+
+    layer = Taking(rate=0.25, inplace=True, key=key)
+    assert (layer.p, layer.inplace) == (0.25, True)
+    for again in (
+        copy.copy(layer),
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+    ):
+        assert (type(again), again.p, again.inplace) == (Taking, 0.25, True)
+    assert Strict(drop_prob=0.25).p == 0.25
+    with pytest.raises(
+        TypeError, match=r"Strict\(rate=0\.5\)\. Expected one of drop_prob\."
+    ):
+        Strict(rate=0.5)
 
 
 def test_numpy_scalars_are_numbers(key):

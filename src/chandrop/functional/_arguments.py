@@ -53,6 +53,7 @@ def as_rate(p: Any) -> float | mx.array:
     would be a biased gradient.
     """
     if isinstance(p, mx.array):
+        check_is_no_key(p)
         check_real_array(p, "p")
         return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
     # Before the second question, which takes long.
@@ -66,6 +67,15 @@ def as_rate(p: Any) -> float | mx.array:
         hint = f": for {p} % give {number / 100}" if 2 <= number <= 100 else ""
         raise ValueError(f"The dropout probability {p} is not in [0, 1]{hint}")
     return float(number)
+
+
+def check_is_no_key(p: Any) -> None:
+    """Raises for an array of the dtype of keys in the place of the rate."""
+    if isinstance(p, mx.array) and p.dtype == mx.uint32:
+        raise TypeError(
+            "Received p of dtype uint32, as keys have. Expected the rate before the key: "
+            "Dropout(0.5, key=key), or dropout(x, 0.5, key)."
+        )
 
 
 def check_real_array(array: Any, name: str) -> None:

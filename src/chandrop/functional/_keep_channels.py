@@ -3,6 +3,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from chandrop.functional._arguments import check_is_no_key
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
 from chandrop.random._samples import choice
@@ -53,6 +54,7 @@ def number_kept(channels: int, p: Any) -> int:
 def as_fixed_rate(p: Any) -> float:
     """Gives `p` as a float in ``[0, 1)``, which fixes how many of the channels are kept."""
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
+        check_is_no_key(p)
         hint = ": p.item()" if hasattr(p, "item") else ""
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "

@@ -9,6 +9,7 @@ from chandrop._mlx import vmap
 from chandrop.functional._arguments import as_rate, check_dtype, check_input, is_zero
 from chandrop.nn._layers_of_the_call import path_in_the_call
 from chandrop.nn._surroundings import key_of_member, note, note_draw
+from chandrop.nn._words_of_others import WORDS_FOR_RATE, check_words, declares
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
 
@@ -29,6 +30,12 @@ class KeyedLayer(nn.Module):
     A copy gets a key of its own, since ``[deepcopy(layer) for _ in range(n)]`` is how
     people build stacks; a pickle keeps the key.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "KeyedLayer":
+        """Makes a layer, and names its class where it is given a wrong keyword."""
+        if kwargs:
+            check_words(cls, kwargs)
+        return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, p: float | mx.array, key: mx.array | None):
         super().__init__()
@@ -57,6 +64,11 @@ class KeyedLayer(nn.Module):
         if name == "p":
             # nn.Module would not call the setter, but make an array a parameter.
             object.__setattr__(self, name, value)
+        elif name in WORDS_FOR_RATE and not declares(type(self), name):
+            raise AttributeError(
+                f"Received {name} for a {type(self).__name__}, which would change nothing. "
+                "Expected p: layer.p = 0.2."
+            )
         elif not name.startswith("_") and hasattr(self, f"_{name}"):
             raise AttributeError(
                 f"A layer's {name} cannot be set. A key is given at the call, layer(x, "

@@ -1,0 +1,54 @@
+"""What other libraries call what a layer has, and what it does not have."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+WORDS_FOR_RATE = frozenset({"rate", "drop_prob", "dropout"})
+
+# Words of torch, timm, torchvision, Flax, Haiku, Equinox or Keras, and what takes their
+# place: another word, or none.
+_OURS = {**dict.fromkeys(WORDS_FOR_RATE, "p"), "rngs": "key", "seed": "key"}
+_MODE = "the mode to be set later: layer.train() or layer.eval()"
+_AXES = "channels last; for other axes: ChannelDropout(p, spatial_axes=...)"
+_EXPECTED = {
+    "inplace": "none: the result is always a new array",
+    "training": _MODE,
+    "deterministic": _MODE,
+    "inference": _MODE,
+    "data_format": _AXES,
+    "noise_shape": _AXES,
+    "broadcast_dims": _AXES,
+    "mode": "none: a DropPath draws for each example, and for the whole batch with "
+    "layer(x, key=key[None])",
+    "scale_by_keep": "none: what a DropPath keeps is always scaled, which keeps the mean",
+}
+
+
+def check_words(layer: type[Any], keywords: Mapping[str, Any]) -> None:
+    """Raises for a keyword that the constructor of a class does not take.
+
+    Python's own error would name the class that defines the constructor, a private one.
+    """
+    parameters = inspect.signature(layer.__init__).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    taken = list(parameters)[1:]
+    for word, value in keywords.items():
+        if word in taken:
+            continue
+        shown = repr(value) if isinstance(value, (bool, int, float, str)) else "..."
+        ours = _OURS.get(word)
+        if ours in taken:
+            example = shown if ours == "p" else "mx.random.key(0)"
+            expected = f"{ours}: {layer.__name__}({ours}={example})"
+        else:
+            expected = _EXPECTED.get(word, f"one of {', '.join(taken)}")
+        raise TypeError(f"Received {layer.__name__}({word}={shown}). Expected {expected}.")
+
+
+def declares(layer: type[Any], name: str) -> bool:
+    """Whether a class has an attribute of this name, or annotates one."""
+    return hasattr(layer, name) or any(
+        name in inspect.get_annotations(base) for base in layer.__mro__
+    )
