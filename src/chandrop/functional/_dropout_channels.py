@@ -50,8 +50,8 @@ def dropout_channels(
 
     Raises:
         TypeError: `x` is not an array, or is one of integers or bools; `p` is neither a
-            real number nor an ``mx.array``; `key` is not a ``uint32`` array; `groups` is
-            not an int.
+            real number nor an ``mx.array``, or is a key; `key` is not a ``uint32`` array;
+            `groups` is not an int.
         ValueError: `p` is outside ``[0, 1]`` or nan, or does not broadcast; an axis is out
             of range or given twice; `key` has the wrong shape or batch; `groups` does not
             divide the channels.

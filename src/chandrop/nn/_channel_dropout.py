@@ -28,8 +28,8 @@ class ChannelDropout(ChannelLayer):
         complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, an axis or `groups` is not
-            an int, or `key` is not a ``uint32`` array; at the call also as
+        TypeError: `p` is neither a number nor an ``mx.array``, or is a key; an axis or
+            `groups` is not an int, or `key` is not a ``uint32`` array; at the call also as
             :func:`chandrop.functional.dropout_channels`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             also as :func:`chandrop.functional.dropout_channels`.

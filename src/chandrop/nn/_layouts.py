@@ -22,8 +22,8 @@ class Dropout(LayoutLayer):
         Input and output: any shape, of a floating-point or complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
-            `key` is not a ``uint32`` array; at the call also as
+        TypeError: `p` is neither a number nor an ``mx.array``, or is a key; `groups` is not
+            an int, or `key` is not a ``uint32`` array; at the call also as
             :func:`chandrop.functional.dropout`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             also as :func:`chandrop.functional.dropout`.
@@ -61,8 +61,8 @@ class Dropout1d(LayoutLayer):
         Input and output: ``NLC`` or ``LC``, of a floating-point or complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
-            `key` is not a ``uint32`` array; at the call also as
+        TypeError: `p` is neither a number nor an ``mx.array``, or is a key; `groups` is not
+            an int, or `key` is not a ``uint32`` array; at the call also as
             :func:`chandrop.functional.dropout1d`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             for an input of another rank, also as :func:`chandrop.functional.dropout1d`.
@@ -101,8 +101,8 @@ class Dropout2d(LayoutLayer):
         channels first: ``ChannelDropout(p, (2, 3))``.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
-            `key` is not a ``uint32`` array; at the call also as
+        TypeError: `p` is neither a number nor an ``mx.array``, or is a key; `groups` is not
+            an int, or `key` is not a ``uint32`` array; at the call also as
             :func:`chandrop.functional.dropout2d`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             for an input of another rank, also as :func:`chandrop.functional.dropout2d`.
@@ -140,8 +140,8 @@ class Dropout3d(LayoutLayer):
         Input and output: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
 
     Raises:
-        TypeError: `p` is neither a number nor an ``mx.array``, `groups` is not an int, or
-            `key` is not a ``uint32`` array; at the call also as
+        TypeError: `p` is neither a number nor an ``mx.array``, or is a key; `groups` is not
+            an int, or `key` is not a ``uint32`` array; at the call also as
             :func:`chandrop.functional.dropout3d`.
         ValueError: `p` is outside ``[0, 1]`` or nan, or `key` is not one key; at the call
             for an input of another rank, also as :func:`chandrop.functional.dropout3d`.
