@@ -1427,6 +1427,13 @@ MUTANTS = [
         "branch(take_kept(x, kept, 0), *others)",
         "test_thin_drop_path.py::test_what_else_the_branch_takes_of_each_example",
     ),
+    Mutant(
+        "generators run after the call",
+        SNAPSHOT,
+        "if isinstance(output, (Iterator, AsyncIterator, Coroutine)):",
+        "if False:",
+        "test_functional_call.py::test_outputs_that_are_computed_after_the_call",
+    ),
 ]
 
 

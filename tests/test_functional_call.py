@@ -350,6 +350,44 @@ def test_a_call_within_a_call(key):
     assert_untouched(model, before)
 
 
+class Generating(Layers):
+    def __call__(self, x):
+        yield self.a(x)
+
+
+class Mapping(Layers):
+    def __call__(self, x):
+        return {"outputs": map(self.a, [x, x])}
+
+
+class Awaited(Layers):
+    async def __call__(self, x):
+        return self.a(x)
+
+
+class Streaming(Layers):
+    async def __call__(self, x):
+        yield self.a(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [
+        (Generating, "generator"),
+        (Mapping, "map"),
+        (Awaited, "coroutine"),
+        (Streaming, "async_generator"),
+    ],
+)
+def test_outputs_that_are_computed_after_the_call(build, kind, key):
+    """They would be computed by the model's own parameters and keys."""
+    model = build()
+    before = everything(model)
+    with pytest.raises(TypeError, match=rf"output of type {kind}, .*return a list"):
+        functional_call(model, {}, mx.ones((3, 4)), key=key)
+    assert_untouched(model, before)
+
+
 def test_names_of_the_models_own_arguments(key):
     class Named(Layers):
         def __call__(self, model, parameters):

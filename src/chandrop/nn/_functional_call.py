@@ -30,8 +30,14 @@ def functional_call(
 
     Parameters and keys are put in, the model is called, and then all that the model held
     is put back: parameters, buffers, keys, modes. So it may be differentiated, vmapped,
-    compiled and checkpointed, and the model can be used as before. What objects other than
-    modules, lists, dicts, tuples and sets hold is not put back.
+    compiled and checkpointed, and the model can be used as before.
+
+    It cannot make pure a model that draws from MLX's global stream, such as by
+    ``mx.random.normal`` without a key, changes its arguments, such as a key-value cache, or
+    changes what it holds in objects other than modules, lists, dicts, tuples and sets: that
+    is not put back. :func:`chandrop.uncertainty.sample` and ``predict`` notice the first
+    two. A model that returns a generator or a coroutine is refused, since its body would
+    run after the call.
 
     Args:
         model: any model, with its dropout layers from :mod:`chandrop.nn`; see
@@ -56,7 +62,8 @@ def functional_call(
 
     Raises:
         TypeError: `model` is not a module, a parameter is not an ``mx.array``, `key` is
-            not a ``uint32`` array, or `dropout` is neither a bool nor a function.
+            not a ``uint32`` array, `dropout` is neither a bool nor a function, or the model
+            returns an iterator or a coroutine.
         ValueError: `parameters` has names that the model has not, or is stacked; a layer
             would drop and there is no key, since each call would repeat one mask; a key is
             given and the model has no dropout layer; `dropout` chooses none, or those that

@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
 from typing import Any
@@ -83,13 +83,24 @@ def with_own_containers(output: Any) -> Any:
     """Gives an output in lists, dicts and tuples of its own.
 
     A model may return one that it holds, which would be restored with the model.
+
+    Raises:
+        TypeError: the output has an iterator or a coroutine, such as a generator.
     """
     if isinstance(output, nn.Module):
         return output
+    if isinstance(output, (Iterator, AsyncIterator, Coroutine)):
+        if isinstance(output, Coroutine):
+            output.close()
+        raise TypeError(
+            f"Received an output of type {type(output).__name__}, which computes after the "
+            "call, when all is again as it was before. Expected what is computed in the "
+            "call: return a list, such as [layer(x) for layer in self.layers]."
+        )
     if isinstance(output, dict):
         return {name: with_own_containers(value) for name, value in output.items()}
     if isinstance(output, (list, tuple)):
-        return _rebuilt(output, map(with_own_containers, output))
+        return rebuilt(output, map(with_own_containers, output))
     return output
 
 
@@ -115,11 +126,11 @@ def _with_arrays(arrays: Iterator[mx.array], value: Any) -> Any:
     if isinstance(value, mx.array):
         return next(arrays)
     if isinstance(value, tuple):
-        return _rebuilt(value, (_with_arrays(arrays, item) for item in value))
+        return rebuilt(value, (_with_arrays(arrays, item) for item in value))
     return value
 
 
-def _rebuilt(sequence: Any, items: Iterator[Any]) -> Any:
+def rebuilt(sequence: Any, items: Iterator[Any]) -> Any:
     if hasattr(sequence, "_fields"):
         return type(sequence)(*items)
     return type(sequence)(items)
