@@ -48,6 +48,8 @@ BALANCED = "random/_balanced_keys.py"
 SUBNETWORKS = "nn/_subnetworks.py"
 SAMPLE = "uncertainty/_sample.py"
 PREDICT = "uncertainty/_predict.py"
+OVER_KEYS = "uncertainty/_over_keys.py"
+PURITY = "uncertainty/_purity.py"
 CLASSIFY = "uncertainty/_classify.py"
 REGRESS = "uncertainty/_regress.py"
 RUNNING = "uncertainty/_running.py"
@@ -925,7 +927,7 @@ MUTANTS = [
     ),
     Mutant(
         "one key is vmapped, too",
-        "uncertainty/_over_keys.py",
+        OVER_KEYS,
         "if len(keys) > 1 and not one_by_one:",
         "if not one_by_one:",
         "test_predict.py::test_a_model_that_cannot_be_vmapped",
@@ -1373,7 +1375,7 @@ MUTANTS = [
     ),
     Mutant(
         "thin samples are vmapped by default",
-        "uncertainty/_over_keys.py",
+        OVER_KEYS,
         "if chunk is not None or dropout is False or not isinstance(fn, nn.Module):",
         "if True:",
         "test_thin_sequential.py::test_samples_are_taken_one_after_another",
@@ -1408,7 +1410,7 @@ MUTANTS = [
     ),
     Mutant(
         "all thin chains are sampled one by one",
-        "uncertainty/_over_keys.py",
+        OVER_KEYS,
         "if any(map(is_convolution, layers)) and any(id(m) in thinning for m in layers):",
         "if True:",
         "test_thin_sequential.py::test_what_is_not_thin_is_vmapped",
@@ -1426,6 +1428,90 @@ MUTANTS = [
         "branch(take_kept(x, kept, 0), *follow)",
         "branch(take_kept(x, kept, 0), *others)",
         "test_thin_drop_path.py::test_what_else_the_branch_takes_of_each_example",
+    ),
+    Mutant(
+        "draws of a model from the global stream pass",
+        OVER_KEYS,
+        "            yield checked(function)\n",
+        "            yield function\n",
+        "test_purity.py::test_draws_from_the_global_stream",
+    ),
+    Mutant(
+        "draws of a function from the global stream pass",
+        OVER_KEYS,
+        "    yield checked(fn)\n",
+        "    yield fn\n",
+        "test_purity.py::test_draws_from_the_global_stream",
+    ),
+    Mutant(
+        "draws in a trace that carries the stream pass",
+        PURITY,
+        "its words are not known yet.\n        pass\n",
+        "its words are not known yet.\n        return\n",
+        "test_purity.py::test_draws_within_transforms",
+    ),
+    Mutant(
+        "the global stream stays moved",
+        PURITY,
+        "mx.random.seed(words[0] << 32 | words[1])",
+        "pass",
+        "test_purity.py::test_draws_from_the_global_stream",
+    ),
+    Mutant(
+        "a stream that is carried and not drawn from passes for a draw",
+        PURITY,
+        "if words == words_now:",
+        "if False:",
+        "test_purity.py::test_a_compiled_model_that_carries_the_stream_without_drawing",
+    ),
+    Mutant(
+        "changes of an argument pass",
+        PURITY,
+        "    if changes:\n",
+        "    if False:\n",
+        "test_purity.py::test_a_key_value_cache",
+    ),
+    Mutant(
+        "changes of an argument are left",
+        PURITY,
+        "_put(containers, [container.contents for container in containers])",
+        "pass",
+        "test_purity.py::test_a_key_value_cache",
+    ),
+    Mutant(
+        "attributes of arguments are not looked at",
+        PURITY,
+        'hasattr(value, "__dict__")',
+        "False",
+        "test_purity.py::test_a_key_value_cache",
+    ),
+    Mutant(
+        "calls are given the arrays themselves",
+        PURITY,
+        "copies.setdefault(id(value), copy.copy(value))",
+        "value",
+        "test_purity.py::test_arrays_that_are_changed_in_place",
+    ),
+    Mutant(
+        "an array in two places becomes two",
+        PURITY,
+        "copies.setdefault(id(value), ",
+        "copies.setdefault(len(copies), ",
+        "test_purity.py::test_arguments_that_stay_as_they_were",
+    ),
+    Mutant(
+        "what is assigned anew and equal passes for a change",
+        PURITY,
+        "    if isinstance(was, _PLAIN):\n",
+        "    if False:\n",
+        "test_purity.py::test_arguments_that_stay_as_they_were",
+    ),
+    Mutant(
+        "what is returned is put back with the arguments",
+        PURITY,
+        "with_own_containers(function(key, *own))",
+        "function(key, *own)",
+        "test_purity.py::test_arrays_that_are_changed_in_place",
     ),
     Mutant(
         "generators run after the call",

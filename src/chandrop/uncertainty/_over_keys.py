@@ -16,6 +16,7 @@ from chandrop.nn._on_channels import is_convolution
 from chandrop.nn._subnetworks import subnetworks
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
+from chandrop.uncertainty._purity import checked
 
 Network = nn.Module | Callable[..., Any]
 Dropout = bool | Callable[[str, nn.Module], bool] | None
@@ -25,10 +26,13 @@ _KEYS = "mx.random.split(mx.random.key(0), 32)"
 
 @contextmanager
 def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
-    """Gives a function of a key and inputs: `fn`, or the subnetworks of a model."""
+    """Gives a function of a key and inputs: `fn`, or the subnetworks of a model.
+
+    Each of its calls is checked to be pure.
+    """
     if isinstance(fn, nn.Module):
         with subnetworks(fn, True if dropout is None else dropout) as function:
-            yield function
+            yield checked(function)
         return
     if isinstance(fn, type) or not callable(fn):
         received = f"the class {fn.__name__}" if isinstance(fn, type) else f"fn {type(fn)}"
@@ -41,7 +45,7 @@ def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
             "the model in place of the function, or choose inside: "
             "functional_call(model, {}, x, key=key, dropout=...)."
         )
-    yield fn
+    yield checked(fn)
 
 
 def chunks_of(keys: Any, chunk: Any) -> list[mx.array]:

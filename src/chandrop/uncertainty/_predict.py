@@ -110,7 +110,8 @@ def predict(
         ValueError: `task` is not known; there are no keys or no examples; a size is less
             than 1; the outputs are not one for each example, have nan (the error names the
             sample) or one class, or are probabilities; `dropout` is given for a function;
-            else see :func:`chandrop.nn.functional_call`.
+            `fn` draws from MLX's global stream; else see
+            :func:`chandrop.nn.functional_call`.
 
     Example:
         >>> import mlx.core as mx

@@ -35,7 +35,8 @@ def sample(
             ``mlx.nn`` too, and is left as it was.
         keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
             :func:`chandrop.random.balanced_keys`.
-        *args: what `fn` is called with after the key.
+        *args: what `fn` is called with after the key. Each call is given copies of the
+            arrays in it, so that ``x += 1`` inside changes none.
         chunk: how many keys at a time, which bounds the memory. Each chunk is evaluated,
             so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``. A
             chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
@@ -50,9 +51,12 @@ def sample(
         What `fn` returns, any tree of arrays, with a leading axis for the ``S`` keys.
 
     Raises:
-        TypeError: `fn` is not callable, `keys` are no keys, or `chunk` is not an int.
+        TypeError: `fn` is not callable or returns an iterator, `keys` are no keys, or
+            `chunk` is not an int.
         ValueError: there are no keys; `chunk` is less than 1; `dropout` is given for a
-            function; else see :func:`chandrop.nn.functional_call`.
+            function; `fn` draws from MLX's global stream, or changes what its arguments
+            hold in lists, dicts and attributes of objects, such as a key-value cache; else
+            see :func:`chandrop.nn.functional_call`.
 
     Example:
         >>> import mlx.core as mx

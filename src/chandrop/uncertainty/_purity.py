@@ -1,0 +1,176 @@
+"""What a call leaves as it was: its arguments, and MLX's global stream."""
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Number
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from chandrop.nn._snapshot import rebuilt, with_own_containers
+
+_PLAIN = (Number, str, bytes, mx.Dtype, type(None))
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a function of a key and arguments whose calls raise if they are not pure.
+
+    Each call is given copies of the arrays in its arguments, which share their data, so
+    that ``x += 1`` and ``x[0] = 1`` change a copy. What else it changes of the arguments is
+    put back, and is an error. So is a draw from MLX's global stream.
+
+    It sees neither what the function holds itself, nor draws of a function that
+    ``mx.compile`` has traced before without ``mx.random.state``.
+    """
+
+    def call(key: mx.array, *args: Any) -> Any:
+        with _lent(args) as own, _no_global_draw():
+            # What it returns may be a container of an argument, which is put back.
+            return with_own_containers(function(key, *own))
+
+    return call
+
+
+@contextmanager
+def _no_global_draw() -> Iterator[None]:
+    """Raises if MLX's global stream has moved meanwhile, and puts it back."""
+    state: Any = mx.random.state
+    before = state[0]
+    yield
+    # A draw puts another array there, also in a trace.
+    now = state[0]
+    if now is before:
+        return
+    try:
+        words, words_now = before.tolist(), now.tolist()
+    except ValueError:
+        # A trace of mx.compile that carries the stream: its words are not known yet.
+        pass
+    else:
+        # So does a compiled function that carries the stream without drawing.
+        if words == words_now:
+            return
+        # The state can't be assigned since MLX 0.32.1, but a seed is the words of a key.
+        mx.random.seed(words[0] << 32 | words[1])
+    raise ValueError(
+        "Received a model, or function, that draws from MLX's global stream. Expected it "
+        "to draw by the key: other draws do not depend on it, and under mx.vmap all "
+        "samples share them. Draw in a function fn(key, x), with "
+        "key=chandrop.random.fold_in(key, 0), and give the model what is drawn. Build "
+        "layers before the call, since that draws, too."
+    )
+
+
+class _Container(NamedTuple):
+    """A list, a dict, or the dict of an object's attributes, and what it held."""
+
+    place: str
+    item: str
+    itself: Any
+    contents: Any
+
+
+@contextmanager
+def _lent(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Gives arguments with copies of their arrays; raises if anything else changes."""
+    containers = list(_containers(args))
+    copies: dict[int, mx.array] = {}
+    lent = [_with_copies(container.contents, copies) for container in containers]
+    _put(containers, lent)
+    try:
+        yield _with_copies(args, copies)
+        changes = [
+            place
+            for container, contents in zip(containers, lent, strict=True)
+            for place in _changes(container, contents)
+        ]
+    finally:
+        _put(containers, [container.contents for container in containers])
+    if changes:
+        others = f" and {len(changes) - 3} others" if len(changes) > 3 else ""
+        raise ValueError(
+            "Received a model, or function, that changes its arguments: "
+            f"{', '.join(changes[:3])}{others}. Expected it to leave them as they are, "
+            "since all keys are given the same. Give each key its own, such as a deep copy "
+            "of a cache: sample(lambda key, x: functional_call(model, {}, x, "
+            "copy.deepcopy(cache), key=key[None], dropout=True), keys, x)."
+        )
+
+
+def _containers(args: tuple[Any, ...]) -> Iterator[_Container]:
+    """Gives all containers in arguments once, but for those of modules and functions."""
+    visited = set()
+    pending: deque[tuple[str, Any]] = deque([("args", args)])
+    while pending:
+        place, value = pending.popleft()
+        if isinstance(value, (*_PLAIN, mx.array, nn.Module, ModuleType)) or callable(value):
+            continue
+        if isinstance(value, tuple):
+            pending.extend((f"{place}[{i}]", item) for i, item in enumerate(value))
+        parts = [("[{!r}]", value)] if isinstance(value, (list, dict)) else []
+        if hasattr(value, "__dict__"):
+            parts.append((".{}", vars(value)))
+        for item, part in parts:
+            if id(part) in visited:
+                continue
+            visited.add(id(part))
+            contents = list(part) if isinstance(part, list) else dict(part)
+            yield _Container(place, item, part, contents)
+            pending.extend((place + item.format(n), held) for n, held in _items(contents))
+
+
+def _items(contents: Any) -> Any:
+    return contents.items() if isinstance(contents, dict) else enumerate(contents)
+
+
+def _with_copies(value: Any, copies: dict[int, mx.array]) -> Any:
+    """Gives a copy of an array, or of what a container or tuple holds, with such copies."""
+    if isinstance(value, dict):
+        return {name: _lendable(item, copies) for name, item in value.items()}
+    items = (_lendable(item, copies) for item in value)
+    return list(items) if isinstance(value, list) else rebuilt(value, items)
+
+
+def _lendable(value: Any, copies: dict[int, mx.array]) -> Any:
+    if isinstance(value, mx.array):
+        return copies.setdefault(id(value), copy.copy(value))
+    return _with_copies(value, copies) if isinstance(value, tuple) else value
+
+
+def _put(containers: list[_Container], all_contents: list[Any]) -> None:
+    for container, contents in zip(containers, all_contents, strict=True):
+        if isinstance(container.itself, list):
+            container.itself[:] = contents
+        else:
+            container.itself.clear()
+            container.itself.update(contents)
+
+
+def _changes(container: _Container, before: Any) -> Iterator[str]:
+    """Gives the places in a container that are not as before."""
+    now = container.itself
+    if isinstance(now, list) and len(now) != len(before):
+        yield container.place
+        return
+    was, is_now = dict(_items(before)), dict(_items(now))
+    for name in {**was, **is_now}:
+        if not (name in was and name in is_now and _same(was[name], is_now[name])):
+            yield container.place + container.item.format(name)
+
+
+def _same(was: Any, now: Any) -> bool:
+    """Whether two values are one object, or equal where that is plain to see."""
+    if was is now:
+        return True
+    if type(was) is not type(now):
+        return False
+    if isinstance(was, _PLAIN):
+        # A nan is as it was, too.
+        return bool(was == now or (was != was and now != now))
+    if isinstance(was, tuple):
+        return len(was) == len(now) and all(map(_same, was, now))
+    return False
