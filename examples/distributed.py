@@ -3,6 +3,20 @@
 Run it with ``python examples/distributed.py``, or on two or four ranks of this machine with
 ``mlx.launch -n 2 --backend ring -- python examples/distributed.py``.
 
+Ranks that build their model from one seed, to start from the same weights, have the same
+keys in its layers, too, and would drop alike. One of two lines mends that. Once, after the
+model is built,
+
+    rekey(network, fold_in(key, rank))
+
+gives each rank masks of its own. In each step,
+
+    rekey(network, example_keys(fold_in(key, step), n, offset=rank * n))
+
+gives it those that one process would draw for the whole batch. The layers are then called
+as ever, ``network(x)``, as with ``--rekey`` here. Without that option ``functional_call``
+is given the same keys, and the weights are the same.
+
 Each example has a key that is derived from the step and from its place in the whole batch,
 so the masks are the same however the batch is cut. The sums are the same, too, since it is
 cut into four parts of fixed size, whichever rank computes which. Without that, as with
@@ -25,7 +39,7 @@ import numpy as np
 from digit_network import DigitNetwork, Floats, Labels, load_split_digits
 from mlx.utils import tree_flatten, tree_map
 
-from chandrop.nn import functional_call
+from chandrop.nn import functional_call, rekey
 from chandrop.random import example_keys, fold_in
 
 BATCH, PARTS = 64, 4
@@ -39,7 +53,12 @@ def mean_over_ranks(parts: list[Any]) -> Any:
 
 
 def train(
-    network: DigitNetwork, images: Floats, labels: Labels, key: mx.array, steps: int
+    network: DigitNetwork,
+    images: Floats,
+    labels: Labels,
+    key: mx.array,
+    steps: int,
+    by_rekey: bool = False,
 ) -> list[float]:
     """Trains in place, and gives the loss over the whole batch at each step."""
     ranks = mx.distributed.init()
@@ -50,6 +69,9 @@ def train(
         logits = functional_call(network, parameters, x, key=keys)
         return nn.losses.cross_entropy(logits, y, reduction="mean")
 
+    def loss_by_own_keys(x: mx.array, y: mx.array) -> mx.array:
+        return nn.losses.cross_entropy(network(x), y, reduction="mean")
+
     generator = np.random.default_rng(0)
     losses = []
     for step in range(steps):
@@ -59,7 +81,11 @@ def train(
             part = batch[first : first + PART]
             keys = example_keys(fold_in(key, step), PART, offset=first)
             x, y = mx.array(images[part]), mx.array(labels[part])
-            results.append(mx.value_and_grad(loss)(network.parameters(), x, y, keys))
+            if by_rekey:
+                rekey(network, keys)
+                results.append(nn.value_and_grad(network, loss_by_own_keys)(x, y))
+            else:
+                results.append(mx.value_and_grad(loss)(network.parameters(), x, y, keys))
         value, gradients = mean_over_ranks(results)
         optimizer.update(network, gradients)
         mx.eval(value, network.parameters(), optimizer.state)
@@ -76,6 +102,7 @@ def checksum(network: DigitNetwork) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rekey", action="store_true", help="call the layers as they are")
     parser.add_argument("--output", help="where to write the weights (.safetensors)")
     arguments = parser.parse_args()
     started = time.perf_counter()
@@ -86,7 +113,8 @@ def main() -> None:
     images, test_images, labels, test_labels = load_split_digits()
     mx.random.seed(0)
     network = DigitNetwork()
-    losses = train(network, images, labels, mx.random.key(1), arguments.steps)
+    key = mx.random.key(1)
+    losses = train(network, images, labels, key, arguments.steps, arguments.rekey)
 
     if ranks.rank() > 0:
         return

@@ -1520,6 +1520,20 @@ MUTANTS = [
         "if False:",
         "test_functional_call.py::test_outputs_that_are_computed_after_the_call",
     ),
+    Mutant(
+        "rekey leaves the keys of ranks that are seeded alike",
+        MODEL_KEYS,
+        "    assign_keys(layers, key)\n\n\ndef get_keys",
+        "\n\ndef get_keys",
+        "test_distributed.py::test_masks_of_plain_layers",
+    ),
+    Mutant(
+        "rekey gives all examples of a rank the key of its first",
+        MODEL_KEYS,
+        "fold_in(key, words)",
+        "fold_in(key[:1] if key.ndim > 1 else key, words)",
+        "test_distributed.py::test_masks_of_plain_layers",
+    ),
 ]
 
 
