@@ -66,6 +66,7 @@ mutants: $(VENV)/test
 bench: $(VENV)/peers $(VENV)/examples
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/silent_faults.py --train
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/uncertainty.py
 	$(BIN)/python benchmarks/family.py

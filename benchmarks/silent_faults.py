@@ -1,0 +1,553 @@
+"""Measures what dropout gets wrong in MLX without a word, and what chandrop gives there.
+
+Run it with ``python benchmarks/silent_faults.py [--train] [--output FOLDER/NAME]``.
+
+Every fault is measured with layers of ``mlx.nn`` and with chandrop's: the same model after
+``convert(model)``. No model and no data are downloaded. ``--train`` adds what 300 steps
+make of the first fault, in about two minutes; it needs mlx-lm. Without mlx-lm the first
+fault is measured on a small transformer with the same wrapper. Writes NAME.json with the
+figures, NAME.md with the table and NAME.short.md with the README's.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers
+from measure import medians
+from mlx.utils import tree_flatten
+from run import heading, machine
+from tabulate import tabulate
+from tqdm import tqdm
+
+from chandrop.nn import convert, get_keys, set_keys
+from chandrop.random import example_keys
+
+MLX_LM = importlib.util.find_spec("mlx_lm") is not None
+
+RATES = (0.05, 0.1, 0.3)
+VOCABULARY, WIDTH, DEPTH, HEADS = 32, 64, 2, 4
+BATCH, LENGTH = 4, 32
+STEPS = 6
+MEMBERS = 8
+EXAMPLES = 64
+# A training run. The learning rate is that of 1e-4, 3e-4 and 1e-3 which is best without
+# checkpointing.
+TRAIN_STEPS, TRAIN_RATE, TRAIN_SEEDS = 300, 0.3, 3
+LEARNING_RATE = 3e-4
+TEST_SEED, TEST_BATCHES = 1000, 16
+NOISE = 0.1
+BLOCKS = 25
+
+Numbers = list[float] | str
+Pair = tuple[Numbers, Numbers]
+Loss = Callable[[nn.Module], mx.array]
+# Makes of a model what is to be measured: leaves it as it is, or converts it.
+Prepare = Callable[[nn.Module], nn.Module]
+
+
+def both(measure: Callable[[Prepare], Numbers]) -> Pair:
+    """Measures a model as it is, and after ``convert(model)``."""
+
+    def as_it_is(model: nn.Module) -> nn.Module:
+        return model
+
+    def or_error(prepare: Prepare) -> Numbers:
+        # An error is not silent: it is what the table has to say then.
+        mx.random.seed(0)
+        try:
+            return measure(prepare)
+        except ValueError as error:
+            return f"{type(error).__name__}: {error}"
+
+    return or_error(as_it_is), or_error(convert)
+
+
+# The first fault: a checkpointed block is computed twice, with other masks.
+
+
+class SmallTransformer(nn.Module):
+    """A language model, for want of mlx-lm."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.TransformerEncoder(DEPTH, WIDTH, HEADS, dropout=p).layers
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        mask = nn.MultiHeadAttention.create_additive_causal_mask(tokens.shape[1])
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.embedding.as_linear(x)
+
+
+def llama_with_lora(p: float) -> nn.Module:
+    """A small Llama with random weights, prepared for LoRA as mlx-lm does it."""
+    from mlx_lm.models.llama import Model, ModelArgs
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    model = Model(
+        ModelArgs(
+            model_type="llama",
+            hidden_size=WIDTH,
+            num_hidden_layers=DEPTH,
+            intermediate_size=2 * WIDTH,
+            num_attention_heads=HEADS,
+            rms_norm_eps=1e-5,
+            vocab_size=VOCABULARY,
+            tie_word_embeddings=False,
+        )
+    )
+    model.freeze()
+    linear_to_lora_layers(model, DEPTH, {"rank": 8, "scale": 20.0, "dropout": p})
+    return model
+
+
+def language_model(p: float) -> nn.Module:
+    return llama_with_lora(p) if MLX_LM else SmallTransformer(p)
+
+
+def checkpoint_class_of(block: nn.Module) -> None:
+    """Checkpoints every block of this class: what mlx-lm's ``grad_checkpoint`` does."""
+    call = type(block).__call__
+
+    def checkpointed(block: nn.Module, *args: Any) -> Any:
+        def inner(parameters: Any, *args: Any) -> Any:
+            block.update(parameters)
+            return call(block, *args)
+
+        return mx.checkpoint(inner)(block.trainable_parameters(), *args)
+
+    type(block).__call__ = checkpointed
+
+
+@contextmanager
+def blocks_as_they_were(model: nn.Module) -> Iterator[None]:
+    """Undoes what is done inside to the class of a model's blocks."""
+    kind = type(model.layers[0])
+    call = kind.__call__
+    try:
+        yield
+    finally:
+        kind.__call__ = call
+
+
+@contextmanager
+def blocks_checkpointed(model: nn.Module) -> Iterator[None]:
+    if MLX_LM:
+        from mlx_lm.tuner.trainer import grad_checkpoint
+    else:
+        grad_checkpoint = checkpoint_class_of
+    with blocks_as_they_were(model):
+        grad_checkpoint(model.layers[0])
+        yield
+
+
+@contextmanager
+def encoder_checkpointed(encoder: nn.TransformerEncoder) -> Iterator[None]:
+    encoder.checkpoint = True
+    yield
+    encoder.checkpoint = False
+
+
+def error_of_gradient(model: nn.Module, loss: Loss, checkpointed: Any) -> float:
+    """The relative error of a step's gradient, against the same masks not checkpointed."""
+    keys = get_keys(model)
+
+    def loss_and_gradient() -> tuple[mx.array, mx.array]:
+        # This lets mlx.nn's layers and chandrop's repeat the masks of the forward pass.
+        mx.random.seed(1)
+        if keys:
+            set_keys(model, keys)
+        value, gradient = nn.value_and_grad(model, loss)(model)
+        flat = mx.concatenate([array.flatten() for _, array in tree_flatten(gradient)])
+        mx.eval(value, flat)
+        return value, flat
+
+    expected_loss, expected = loss_and_gradient()
+    with checkpointed(model):
+        value, gradient = loss_and_gradient()
+    if not mx.allclose(value, expected_loss):
+        raise RuntimeError(
+            f"The losses differ, and so the masks: {value}, {expected_loss}."
+        )
+    return (mx.linalg.norm(gradient - expected) / mx.linalg.norm(expected)).item()
+
+
+def grad_checkpoint() -> Pair:
+    """One step of LoRA, with mlx-lm's ``grad_checkpoint``."""
+    tokens = mx.random.randint(0, VOCABULARY, (BATCH, LENGTH + 1), key=mx.random.key(0))
+
+    def loss(model: nn.Module) -> mx.array:
+        logits = model(tokens[:, :-1])
+        return nn.losses.cross_entropy(logits, tokens[:, 1:], reduction="mean")
+
+    def errors(prepare: Prepare) -> Numbers:
+        models = [prepare(language_model(p)) for p in RATES]
+        return [error_of_gradient(model, loss, blocks_checkpointed) for model in models]
+
+    return both(errors)
+
+
+def transformer_encoder() -> Pair:
+    """One step of a ``TransformerEncoder`` that was built with ``checkpoint=True``."""
+    x, y = mx.random.normal((2, BATCH, LENGTH, WIDTH), key=mx.random.key(0))
+
+    def loss(encoder: nn.Module) -> mx.array:
+        return (encoder(x, None) - y).square().mean()
+
+    def error(prepare: Prepare, p: float) -> float:
+        encoder = nn.TransformerEncoder(DEPTH, WIDTH, HEADS, dropout=p, checkpoint=True)
+        prepare(encoder).checkpoint = False
+        return error_of_gradient(encoder, loss, encoder_checkpointed)
+
+    return both(lambda prepare: [error(prepare, p) for p in RATES])
+
+
+# What that makes of a model in the long run.
+
+
+def successors() -> mx.array:
+    """For each token the one that follows it in the language to be learned."""
+    return mx.random.permutation(VOCABULARY, key=mx.random.key(7))
+
+
+def sentences(seed: int) -> Iterator[tuple[mx.array, mx.array]]:
+    """Gives batches and lengths as mlx-lm's trainer takes them, without end.
+
+    A token is followed by its successor, and now and then by any other.
+    """
+    following, key = successors(), mx.random.key(seed)
+    while True:
+        key, first, chance, other = mx.random.split(key, 4)
+        token = mx.random.randint(0, VOCABULARY, (BATCH,), key=first)
+        surprises = mx.random.bernoulli(NOISE, (LENGTH, BATCH), key=chance)
+        others = mx.random.randint(0, VOCABULARY, (LENGTH, BATCH), key=other)
+        tokens = [token]
+        for surprise, another in zip(surprises, others, strict=True):
+            token = mx.where(surprise, another, following[token])
+            tokens.append(token)
+        yield mx.stack(tokens, axis=1), mx.array([[0, LENGTH]] * BATCH)
+
+
+def test_loss_after_training(model: nn.Module, seed: int, checkpointed: bool) -> float:
+    """Trains with mlx-lm's own trainer."""
+    from mlx_lm.tuner.trainer import TrainingArgs, default_loss, train
+
+    def batches(**_: Any) -> Iterator[tuple[mx.array, mx.array]]:
+        return sentences(seed)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        blocks_as_they_were(model),
+        redirect_stdout(StringIO()),
+    ):
+        arguments = TrainingArgs(
+            batch_size=BATCH,
+            iters=TRAIN_STEPS,
+            steps_per_report=TRAIN_STEPS,
+            steps_per_save=TRAIN_STEPS,
+            adapter_file=f"{folder}/adapters.safetensors",
+            grad_checkpoint=checkpointed,
+        )
+        optimizer = mlx.optimizers.Adam(LEARNING_RATE)
+        train(model, optimizer, None, args=arguments, iterate_batches=batches)
+    model.eval()
+    tests = itertools.islice(sentences(TEST_SEED), TEST_BATCHES)
+    return mx.stack([default_loss(model, *test)[0] for test in tests]).mean().item()
+
+
+def training(checkpointed: bool) -> Pair:
+    """Test losses after LoRA fine-tuning, for each seed."""
+
+    def losses(prepare: Prepare) -> Numbers:
+        results = []
+        for seed in range(TRAIN_SEEDS):
+            mx.random.seed(seed)
+            model = prepare(llama_with_lora(TRAIN_RATE))
+            results.append(test_loss_after_training(model, seed, checkpointed))
+        return results
+
+    return both(losses)
+
+
+# The other faults.
+
+
+def compiled_without_random_state() -> Pair:
+    """The training step of mlx-examples' speech commands, at learning rate 0."""
+    x = mx.random.normal((BATCH, 40), key=mx.random.key(0))
+    y = mx.random.randint(0, 35, (BATCH,), key=mx.random.key(1))
+
+    def losses(prepare: Prepare) -> Numbers:
+        model = prepare(
+            nn.Sequential(
+                nn.Linear(40, WIDTH), nn.GELU(), nn.Dropout(0.1), nn.Linear(WIDTH, 35)
+            )
+        )
+        optimizer = mlx.optimizers.SGD(learning_rate=0.0, momentum=0.9)
+        state = [model.state, optimizer.state]
+
+        def loss(model: nn.Module) -> mx.array:
+            return nn.losses.cross_entropy(model(x), y, reduction="mean")
+
+        @partial(mx.compile, inputs=state, outputs=state)
+        def step() -> mx.array:
+            value, gradients = nn.value_and_grad(model, loss)(model)
+            optimizer.update(model, gradients)
+            return value
+
+        return [step().item() for _ in range(STEPS)]
+
+    return both(losses)
+
+
+def vmap_over_an_ensemble() -> Pair:
+    """How many masks the members have."""
+    x = mx.ones((MEMBERS, BATCH, WIDTH))
+
+    def masks(prepare: Prepare) -> Numbers:
+        model = prepare(nn.Sequential(nn.Dropout(0.5)))
+        members = mx.vmap(lambda x: model(x))(x)
+        return [len({str(member.tolist()) for member in members})]
+
+    return both(masks)
+
+
+def drop(layer: nn.Module, start: int, stop: int) -> mx.array:
+    """Masks some of a batch's examples, with chandrop by a key for each of them."""
+    x = mx.ones((stop - start, WIDTH))
+    if not get_keys(layer):
+        return layer(x)
+    return layer(x, key=example_keys(mx.random.key(0), stop - start, offset=start))
+
+
+def alike(a: mx.array, b: mx.array) -> list[float]:
+    """How many examples have the same mask in both."""
+    return [(a == b).all(axis=-1).sum().item()]
+
+
+def batch_cut_in_two() -> Pair:
+    """How many examples have the same mask in the halves of a batch as in the whole."""
+
+    def examples(prepare: Prepare) -> Numbers:
+        layer = prepare(nn.Dropout(0.5))
+        mx.random.seed(0)
+        whole = drop(layer, 0, EXAMPLES)
+        mx.random.seed(0)
+        halves = [drop(layer, 0, EXAMPLES // 2), drop(layer, EXAMPLES // 2, EXAMPLES)]
+        return alike(mx.concatenate(halves), whole)
+
+    return both(examples)
+
+
+def ranks_seeded_alike() -> Pair:
+    """How many examples of a rank have the mask of another rank's that is seeded alike."""
+
+    def examples(prepare: Prepare) -> Numbers:
+        layer = prepare(nn.Dropout(0.5))
+        mx.random.seed(0)
+        first = drop(layer, 0, EXAMPLES)
+        mx.random.seed(0)
+        return alike(first, drop(layer, EXAMPLES, 2 * EXAMPLES))
+
+    return both(examples)
+
+
+def compiled_after_relu() -> Pair:
+    """How long a mask after an activation takes, with the activation."""
+    x = mx.random.normal((32, 32, 32, 64), key=mx.random.key(0))
+
+    def compiled(prepare: Prepare) -> Callable[[], object]:
+        model = prepare(nn.Sequential(nn.ReLU(), nn.Dropout2d(0.5)))
+        state = [model.state, mx.random.state]
+        step = mx.compile(lambda x: model(x), inputs=state, outputs=state)
+        return lambda: mx.eval(step(x), state)
+
+    calls = {"mlx.nn": compiled(lambda model: model), "chandrop": compiled(convert)}
+    seconds = medians(calls, BLOCKS)
+    theirs, ours = ([seconds[name] * 1e3] for name in calls)
+    return theirs, ours
+
+
+# The table.
+
+
+@dataclass
+class Fault:
+    """What is done, what is measured of it, and what would be right."""
+
+    use: str
+    measured: str
+    right: str
+    compare: Callable[[], Pair]
+    shown: Callable[[list[float]], str]
+
+
+def significant(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.2g}" for number in numbers)
+
+
+def hundredths(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.2f}" for number in numbers)
+
+
+def how_many_different(numbers: list[float]) -> str:
+    losses = ", ".join(f"{number:.3f}" for number in numbers)
+    return f"{len(set(numbers))} ({losses})"
+
+
+def whole(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.0f}" for number in numbers)
+
+
+def milliseconds(numbers: list[float]) -> str:
+    return ", ".join(f"{number:.3g} ms" for number in numbers)
+
+
+RATES_SHOWN = f"p = {significant(list(RATES))}"
+LORA = (
+    "LoRA by mlx-lm with `grad_checkpoint`"
+    if MLX_LM
+    else "A small transformer, checkpointed as mlx-lm does it"
+)
+ERROR = "relative error of a step's gradient"
+TRAINING = f"{TRAIN_STEPS} steps of mlx-lm's LoRA, p = {TRAIN_RATE}"
+TEST_LOSS = f"test loss, {TRAIN_SEEDS} seeds"
+
+CHECKPOINTED = Fault(f"{LORA}, {RATES_SHOWN}", ERROR, "0", grad_checkpoint, significant)
+TRAINED = [
+    Fault(
+        f"{TRAINING}, with `grad_checkpoint`",
+        TEST_LOSS,
+        "as without `grad_checkpoint`",
+        partial(training, True),
+        hundredths,
+    ),
+    Fault(
+        f"{TRAINING}, without `grad_checkpoint`",
+        TEST_LOSS,
+        "",
+        partial(training, False),
+        hundredths,
+    ),
+]
+OTHERS = [
+    Fault(
+        f"`nn.TransformerEncoder(..., checkpoint=True)`, {RATES_SHOWN}",
+        ERROR,
+        "0",
+        transformer_encoder,
+        significant,
+    ),
+    Fault(
+        "`mx.compile` without `mx.random.state`",
+        f"different losses in {STEPS} steps at learning rate 0",
+        str(STEPS),
+        compiled_without_random_state,
+        how_many_different,
+    ),
+    Fault(
+        f"`mx.vmap` over {MEMBERS} members",
+        "different masks",
+        str(MEMBERS),
+        vmap_over_an_ensemble,
+        whole,
+    ),
+    Fault(
+        f"a batch of {EXAMPLES} cut in two",
+        "examples that keep the mask of the whole batch",
+        str(EXAMPLES),
+        batch_cut_in_two,
+        whole,
+    ),
+    Fault(
+        f"two ranks seeded alike, {EXAMPLES} examples each",
+        "examples with the mask of the other rank",
+        "0",
+        ranks_seeded_alike,
+        whole,
+    ),
+    Fault(
+        "`mx.compile` of relu and `Dropout2d` on the CPU, 32x32x32x64",
+        "time of a call",
+        "",
+        compiled_after_relu,
+        milliseconds,
+    ),
+]
+
+
+def cell(fault: Fault, numbers: Numbers) -> str:
+    if isinstance(numbers, str):
+        return f"an error ({numbers.partition(':')[0]})"
+    return fault.shown(numbers)
+
+
+def table(faults: list[Fault], results: list[Pair], with_right: bool) -> str:
+    rows = []
+    for fault, (theirs, ours) in zip(faults, results, strict=True):
+        right = [fault.right] * with_right
+        cells = [cell(fault, theirs), cell(fault, ours)]
+        rows.append([fault.use, fault.measured, *right, *cells])
+    headers = ["use", "measured", *["right"] * with_right, "`mlx.nn`", "chandrop"]
+    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
+
+
+def write(path: pathlib.Path, faults: list[Fault], results: list[Pair]) -> None:
+    """Writes the JSON and the tables."""
+    where = machine(["chandrop", "mlx", *["mlx-lm"] * MLX_LM])
+    rows = [
+        {"use": fault.use, "measured": fault.measured, "mlx.nn": theirs, "chandrop": ours}
+        for fault, (theirs, ours) in zip(faults, results, strict=True)
+    ]
+    parts = [
+        "# What dropout gets wrong in MLX without a word",
+        heading(where),
+        "`python benchmarks/silent_faults.py` wrote this page. chandrop's figures are "
+        "those of the same model after `convert(model)`; where a batch is cut or spread "
+        "over ranks, its layers are given a key for each example. A gradient is held "
+        "against that of the same masks without checkpointing, ||g - g'|| / ||g'||; the "
+        "losses are the same. All models are small and have random weights."
+        + " The test losses are those of a language of which every token has one likely "
+        "successor." * any(fault in TRAINED for fault in faults),
+        table(faults, results, with_right=True),
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"machine": where, "faults": rows}
+    path.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    short = table(faults, results, with_right=False)
+    path.with_suffix(".short.md").write_text(f"{short}\n\n{heading(where)}\n")
+    print(short)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = pathlib.Path("benchmarks/results/silent_faults")
+    parser.add_argument("--output", default=default, type=pathlib.Path)
+    parser.add_argument("--train", action="store_true", help="add the training runs")
+    arguments = parser.parse_args()
+    if arguments.train and not MLX_LM:
+        print("mlx-lm is not installed, and so nothing is trained: pip install mlx-lm")
+    # The faults are the same on any device, but for the last, which is the CPU's.
+    mx.set_default_device(mx.cpu)
+    faults = [CHECKPOINTED, *TRAINED * (arguments.train and MLX_LM), *OTHERS]
+    results = [fault.compare() for fault in tqdm(faults, desc="measuring")]
+    write(arguments.output, faults, results)
+
+
+if __name__ == "__main__":
+    main()
