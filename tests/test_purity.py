@@ -270,3 +270,16 @@ def test_arguments_are_put_back_if_the_call_raises(keys):
         sample(failing, keys, held)
     assert len(held) == 1
     assert held[0] is first
+
+
+def test_layers_that_draw_by_their_own_key(keys):
+    """Under mx.vmap all samples would have one mask."""
+    model = nn.Sequential(nn.Linear(3, 3), Dropout(0.5))
+    with pytest.raises(ValueError, match=r"calls a Dropout\(p=0\.5\) without a key"):
+        sample(lambda key, x: model(x), keys, mx.ones((2, 3)))
+    samples = sample(
+        lambda key, x: functional_call(model, {}, x, key=key, dropout=True),
+        keys,
+        mx.ones((2, 3)),
+    )
+    assert not mx.array_equal(samples[0], samples[1])

@@ -1,41 +1,61 @@
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from chandrop import _mlx
+from chandrop._global_stream import set_stream, stream_state
+from chandrop.nn._convert import MLX_DROPOUTS
+from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
-from chandrop.nn._snapshot import Snapshot
+from chandrop.nn._snapshot import put_back
+from chandrop.nn._surroundings import is_constant, transforms_of_global_draws
+from chandrop.nn._transforms import CARRY, KeysNotCarriedError
+
+_ANEW = """
+Build the optimizer anew, since mx.compile has left arrays of its trace in it."""
 
 # The first call may be followed by another trace, since it makes the optimizer's state.
 _CALLS = 4
 
 
-def check_step(model: nn.Module, step: Callable[..., Any], /, *args: Any) -> None:
-    """Runs a training step and raises if its layers repeat masks, or each other's.
+def check_step(
+    model: nn.Module, step: Callable[..., Any], /, *args: Any, optimizer: Any = None
+) -> None:
+    """Runs a training step and raises if its dropout layers repeat masks.
 
-    A layer repeats its mask if `step` is compiled and does not carry the model's state: the
-    key of the first call then stays in it for ever. Layers repeat each other's masks if
-    they hold the same key. Call this once before training, on a small batch.
+    Call this once before training, on a small batch. The step is run five times, the last
+    time uncompiled. Model, keys, optimizer and MLX's global stream are then put back, so
+    training goes on as if it had not been called. These repeat masks:
 
-    The step is run four times, and a fifth time uncompiled if a key has not advanced, which
-    trains the model and the optimizer by as many steps. A layer whose key does not advance
-    uncompiled either is not reported: the step does not call it, gives it a key, or gives
-    keys to the model by :func:`rekey`. Keys that do not come from the layers, as those of
-    :func:`functional_call`, are not checked.
+    - a compiled step that does not carry the keys, or MLX's global stream if it draws from
+      that: the first mask stays in it for ever;
+    - layers that hold the same key, and ranks of ``mx.distributed`` that do;
+    - layers of ``mlx.nn`` that are on: under ``mx.vmap`` all members have one mask, and
+      the recomputation of ``mx.checkpoint`` has another one than the loss.
+
+    A layer whose key does not advance uncompiled either is not reported: the step does not
+    call it, gives it a key, or gives keys to the model by :func:`rekey`. Keys that do not
+    come from the layers, as those of :func:`functional_call`, are not checked.
 
     Args:
         model: the model that `step` trains.
         step: the training step, compiled or not.
         *args: what `step` is called with.
+        optimizer: the optimizer that `step` updates, an ``mlx.optimizers.Optimizer``, to be
+            put back. Without it, its state advances by five steps.
 
     Raises:
-        TypeError: `model` is not a module.
-        ValueError: masks repeat, or the trace has left its arrays in the model (what the
-            model held is then put back); the message names the layers and says what to add.
-            Also if no dropout layer of chandrop in `model` is on, or if one is in a tuple.
+        TypeError: `model` is not a module, or `optimizer` has no state.
+        ValueError: masks repeat, or the trace has left its arrays in the model; the message
+            names the layers and says what to add. Also if no dropout layer of chandrop in
+            `model` is on, or if one is in a tuple. Among several ranks, all of them have to
+            call this function.
 
     Example:
         >>> import mlx.core as mx
@@ -52,44 +72,92 @@ def check_step(model: nn.Module, step: Callable[..., Any], /, *args: Any) -> Non
             f"None of the model's dropout layers is on: {quoted(layers)}. Expected "
             "training mode, model.train(), and a rate above 0."
         )
-    before = Snapshot(model)
-
-    def run() -> dict[str, str]:
-        try:
-            step(*args)
-        finally:
-            _check_no_trace_left(model, before)
-        return _words(model, dropping)
-
-    _check_keys_differ(_words(model, dropping))
-    _check_keys_differ(run())
-    calls = [run() for _ in range(_CALLS - 1)]
-    same = [path for path in dropping if all(c[path] == calls[0][path] for c in calls)]
-    if same and _compile_is_on():
+    with _all_put_back(model, optimizer):
+        anew = _ANEW if optimizer is None else ""
+        words = _words(model)
+        _check_keys_differ({path: words[path] for path in dropping})
+        calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
+        compiled = _compile_is_on()
         mx.disable_compile()
         try:
-            uncompiled = run()
+            uncompiled = _called(model, step, args, anew)
         finally:
-            mx.enable_compile()
-        frozen = [path for path in same if uncompiled[path] != calls[0][path]]
-        if frozen:
-            raise ValueError(
-                f"These layers drop the same at every step: {quoted(frozen)}. {_CARRY}\n"
-                "If it does, it derives keys from a number that the trace has fixed: give "
-                "that to the step as an array, mx.array(number)."
-            )
+            if compiled:
+                mx.enable_compile()
+        _check_keys_differ({path: calls[0].keys[path] for path in dropping})
+        _check_keys_advance(calls, uncompiled, dropping)
+        _check_global_draws(model, calls, uncompiled)
+        own = [path for path in dropping if uncompiled.keys[path] != calls[-1].keys[path]]
+        _check_ranks_differ(uncompiled.keys, own)
 
 
-_CARRY = """\
-The step is compiled and has to carry the model's state, where the keys are:
-    state = [model.state, optimizer.state]
-    step = mx.compile(step, inputs=state, outputs=state)"""
+class _Call(NamedTuple):
+    """What a call of the step has left.
+
+    Attributes:
+        keys: the words of each layer's key, by path.
+        draws: whether it has drawn from MLX's global stream.
+        transforms: the transforms of MLX in which it has.
+    """
+
+    keys: dict[str, str]
+    draws: bool
+    transforms: set[str]
 
 
-def _words(model: nn.Module, paths: list[str]) -> dict[str, str]:
+def _called(
+    model: nn.Module, step: Callable[..., Any], args: tuple[Any, ...], anew: str
+) -> _Call:
+    stream = stream_state().tolist()
+    transforms: set[str] = set()
+    outer = transforms_of_global_draws.set(transforms)
+    try:
+        step(*args)
+    except KeysNotCarriedError as error:
+        paths = {id(layer): path for path, layer in keyed_layers(model).items()}
+        frozen = {paths.get(id(layer), repr(layer)) for layer in error.layers}
+        raise _repeats_at_every_step(sorted(frozen), anew) from error
+    finally:
+        transforms_of_global_draws.reset(outer)
+    if not is_constant(stream_state()):
+        raise ValueError(
+            "The compiled step takes MLX's global stream, but does not give it back. Carry "
+            "mx.random.state among the outputs, too."
+        )
+    arrays = dict(tree_flatten(model.state))
+    left = [path for path, array in arrays.items() if not is_constant(array)]
+    if left:
+        raise ValueError(
+            f"mx.compile has left arrays of its trace in the model: {quoted(left)}. {CARRY}"
+            f"{anew}\n"
+            "If both are carried: optimizer.state was replaced after the list was made; "
+            "make it later."
+        )
+    draws = stream_state().tolist() != stream
+    return _Call(_words(model), draws, transforms)
+
+
+@contextmanager
+def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
+    if optimizer is not None and not hasattr(optimizer, "state"):
+        raise TypeError(
+            f"Received an optimizer of type {type(optimizer).__name__}. Expected an "
+            "mlx.optimizers.Optimizer: check_step(model, step, x, optimizer=optimizer)."
+        )
+    parts = [] if optimizer is None else [optimizer, *getattr(optimizer, "optimizers", ())]
+    stream = stream_state().tolist()
+    with put_back(model, *map(vars, parts)) as snapshots:
+        for snapshot in snapshots:
+            snapshot.restore_copies()
+        try:
+            yield
+        finally:
+            set_stream(stream)
+
+
+def _words(model: nn.Module) -> dict[str, str]:
     """Gives keys as they can be compared later."""
-    keys = get_keys(model)
-    return {path: str(keys[path].tolist()) for path in paths}
+    return {path: str(key.tolist()) for path, key in get_keys(model).items()}
 
 
 def _check_keys_differ(words: dict[str, str]) -> None:
@@ -104,33 +172,83 @@ def _check_keys_differ(words: dict[str, str]) -> None:
             )
 
 
-def _check_no_trace_left(model: nn.Module, before: Snapshot) -> None:
-    names = []
-    for name, array in dict(tree_flatten(model.state)).items():
-        try:
-            mx.eval(array)
-        except RuntimeError:
-            names.append(name)
-    if names:
-        before.restore()
+def _check_keys_advance(calls: list[_Call], uncompiled: _Call, paths: list[str]) -> None:
+    frozen = [
+        path
+        for path in paths
+        if all(call.keys[path] == calls[0].keys[path] for call in calls)
+        and uncompiled.keys[path] != calls[0].keys[path]
+    ]
+    if frozen:
+        raise _repeats_at_every_step(frozen)
+
+
+def _repeats_at_every_step(paths: Iterable[str], anew: str = "") -> ValueError:
+    return ValueError(
+        f"These layers drop the same at every step: {quoted(paths)}. The step is compiled "
+        f"and does not carry their keys. {CARRY}{anew}"
+    )
+
+
+def _check_global_draws(model: nn.Module, calls: list[_Call], uncompiled: _Call) -> None:
+    layers = layers_by_path(model, MLX_DROPOUTS)
+    theirs = [path for path, m in layers.items() if m.training and m._p_1 < 1]
+    transforms = uncompiled.transforms.union(*(call.transforms for call in calls))
+    if "mx.checkpoint" in transforms:
+        what = (
+            "In mx.checkpoint the recomputation draws something else, so the gradient is "
+            "of another network than the loss."
+        )
+    elif "mx.vmap" in transforms and theirs:
+        what = "In mx.vmap all members drop the same."
+    elif uncompiled.draws and not calls[-1].draws:
+        what = (
+            "The compiled step does not carry the stream, which is mx.random.state, so "
+            "every step repeats the first one's draws."
+        )
+    else:
+        return
+    if theirs:
+        who = f"These layers of mlx.nn draw from MLX's global stream: {quoted(theirs)}."
+        fix = "Give them keys: chandrop.nn.convert(model)."
+    else:
+        who = "The step draws from MLX's global stream."
+        fix = "Draw by a key that the step is given: mx.random.normal(shape, key=key)."
+    raise ValueError(f"{who} {what} {fix}")
+
+
+def _check_ranks_differ(words: dict[str, str], paths: list[str]) -> None:
+    if not mx.distributed.is_available():
+        return
+    ranks = mx.distributed.init()
+    if ranks.size() == 1 or not paths:
+        return
+    hashes = mx.array([crc32(words[path].encode()) for path in paths], dtype=mx.uint32)
+    others: Any = mx.distributed.all_gather(hashes[None], group=ranks).tolist()
+    same = [
+        path
+        for i, path in enumerate(paths)
+        if len({rank_hashes[i] for rank_hashes in others}) < ranks.size()
+    ]
+    if same:
         raise ValueError(
-            f"mx.compile has left arrays of its trace in the model: {quoted(names)}. "
-            f"{_CARRY}\n"
-            "Build the optimizer anew as well, since they are in its state, too. If both "
-            "are carried: optimizer.state was replaced after the list was made; make it "
-            "later."
+            f"These layers hold the same key on several ranks: {quoted(same)}. Each rank "
+            "then drops the same of its part of the batch. Give each rank keys of its own, "
+            "once before training:\n"
+            "    rank = mx.distributed.init().rank()\n"
+            "    chandrop.nn.rekey(model, chandrop.random.fold_in(key, rank))"
         )
 
 
 def _compile_is_on() -> bool:
     traces = []
 
-    @mx.compile
     def identity(x: mx.array) -> mx.array:
         traces.append(x)
         return x
 
+    compiled = _mlx.compile(identity)
     # The first call in a process may be traced once more than those that follow.
     for _ in range(3):
-        identity(mx.array(0.0))
+        compiled(mx.array(0.0))
     return len(traces) < 3

@@ -10,7 +10,7 @@ import mlx.nn as nn
 from chandrop import _mlx
 from chandrop.nn._layers_of_the_call import called_models
 from chandrop.nn._snapshot import Snapshot, put_back, with_own_containers
-from chandrop.nn._surroundings import Surroundings, members, notes
+from chandrop.nn._surroundings import Surroundings, members, notes, noting_global_draws
 
 # MLX crashes where no array is among the outputs.
 _ANCHOR = mx.array(0.0)
@@ -66,7 +66,8 @@ def call_checkpointed(
         with put_back(*(snapshot.model for snapshot in noted)):
             for snapshot, arrays in zip_longest(noted, inputs):
                 snapshot.restore(arrays)
-            return with_own_containers(fun(*args, **kwargs))
+            with noting_global_draws("mx.checkpoint"):
+                return with_own_containers(fun(*args, **kwargs))
 
     return _mlx.checkpoint(function)(inputs, members.get(), args, kwargs)[0]
 

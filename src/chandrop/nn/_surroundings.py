@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop._global_stream import stream_state
 from chandrop.nn._layers_of_the_call import path_in_the_call
 from chandrop.nn._snapshot import Snapshot
 from chandrop.random import fold_in
@@ -23,6 +24,10 @@ members: ContextVar[tuple[mx.array, ...]] = ContextVar("members", default=())
 notes: ContextVar[tuple[list[Snapshot], ...]] = ContextVar("notes", default=())
 # The trace of mx.compile around, if any.
 trace: ContextVar["Trace | None"] = ContextVar("trace", default=None)
+# The transforms in which MLX's global stream has been drawn from, if a tool asks for them.
+transforms_of_global_draws: ContextVar[set[str] | None] = ContextVar(
+    "transforms_of_global_draws", default=None
+)
 
 
 @dataclass
@@ -81,6 +86,19 @@ def is_constant(array: mx.array) -> bool:
     except (RuntimeError, ValueError):
         return False
     return True
+
+
+@contextmanager
+def noting_global_draws(transform: str) -> Iterator[None]:
+    """Notes a transform if MLX's global stream is drawn from meanwhile."""
+    transforms = transforms_of_global_draws.get()
+    if transforms is None:
+        yield
+        return
+    before = stream_state()
+    yield
+    if stream_state() is not before:
+        transforms.add(transform)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 The wrappers change nothing where no layer draws by its own key.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import update_wrapper, wraps
 from typing import Any
 
@@ -13,7 +13,13 @@ from mlx.utils import tree_flatten
 from chandrop import _mlx
 from chandrop.nn._keyed_layer import KeyedLayer, key_from_global_stream
 from chandrop.nn._recomputation import call_checkpointed
-from chandrop.nn._surroundings import Trace, is_constant, members, trace
+from chandrop.nn._surroundings import (
+    Trace,
+    is_constant,
+    members,
+    noting_global_draws,
+    trace,
+)
 
 
 def wrap_transforms(on: bool = True) -> None:
@@ -81,7 +87,8 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
         def member(index: mx.array, *args: Any) -> Any:
             outer = members.set((*members.get(), index))
             try:
-                return fun(*args)
+                with noting_global_draws("mx.vmap"):
+                    return fun(*args)
             finally:
                 members.reset(outer)
 
@@ -133,7 +140,10 @@ class KeysNotCarriedError(ValueError):
         kinds = ", ".join(dict.fromkeys(map(repr, layers)))
         super().__init__(
             f"The compiled function {name} does not carry the keys of its dropout layers, "
-            f"{kinds}, so every call would repeat one mask. {CARRY}\nchandrop.nn.check_step names the layers' paths."
+            f"{kinds}, so every call would repeat one mask. {CARRY}\n"
+            "chandrop.nn.check_step names the layers' paths. If the function updates the "
+            "model, build model and optimizer anew, since mx.compile has left arrays of "
+            "its trace in them."
         )
 
 
@@ -141,9 +151,8 @@ CARRY = """\
 Carry the model's state, where the keys are:
     state = [model.state, optimizer.state]
     step = mx.compile(step, inputs=state, outputs=state)
-If it is carried, the function itself sets the keys, from a number that its trace has fixed:
-pass that as an array, step(mx.array(number)). If the function updates the model, build model
-and optimizer anew, since mx.compile has left arrays of its trace in them."""
+If it is carried, the function itself sets the keys, from a number that its trace has
+fixed: pass that as an array, step(mx.array(number))."""
 
 
 @wraps(_mlx.compile)
@@ -156,8 +165,7 @@ def compile(
     """Raises, once MLX has traced the function, if a layer's key is not carried."""
     # One more input, which stands for something else only while the function is traced.
     sentinel = [mx.array(0)]
-    # What has drawn in a trace, with the key that the layer was left with.
-    left: list[tuple[KeyedLayer, mx.array]] = []
+    drawn: list[KeyedLayer] = []
     frozen: list[KeyedLayer] = []
 
     def traced(*args: Any, **kwargs: Any) -> Any:
@@ -169,7 +177,7 @@ def compile(
         finally:
             trace.reset(outer)
         frozen.extend(current.frozen)
-        left.extend((layer, layer._key) for layer in current.drawn)
+        drawn.extend(current.drawn)
         return result
 
     compiled = _mlx.compile(traced, [sentinel, inputs], outputs, shapeless)
@@ -181,9 +189,9 @@ def compile(
         # MLX has to finish the trace. An error inside would leave its arrays in what is
         # carried, the global random state and the optimizer among it.
         result = compiled(*args, **kwargs)
-        if left:
-            frozen.extend(_not_put_out(left, inputs))
-            left.clear()
+        if drawn:
+            frozen.extend(_left_traced(drawn, inputs, outputs))
+            drawn.clear()
         if frozen:
             raise KeysNotCarriedError(getattr(fun, "__name__", type(fun).__name__), frozen)
         return result
@@ -191,18 +199,23 @@ def compile(
     return _Transformed(call, fun)
 
 
-def _not_put_out(
-    left: list[tuple[KeyedLayer, mx.array]], inputs: Any
+def _left_traced(
+    layers: list[KeyedLayer], inputs: Any, outputs: Any
 ) -> Iterator[KeyedLayer]:
-    """Gives the layers whose keys are among the inputs of a trace and not the outputs."""
-    stuck = [(layer, key) for layer, key in left if layer._key is key]
-    if not stuck:
-        return
-    carried = set(map(id, dict(tree_flatten(inputs)).values()))
-    for layer, key in stuck:
-        if id(key) in carried and not is_constant(key):
+    """Gives the layers whose keys are among the inputs of a trace, but not the outputs.
+
+    What they hold is left in the trace, so they get new keys.
+    """
+    taken, given = ({id(array) for array in _arrays(tree)} for tree in (inputs, outputs))
+    for layer in layers:
+        key = layer._key
+        if id(key) in taken - given and not is_constant(key):
             layer._key = key_from_global_stream()
             yield layer
+
+
+def _arrays(tree: Any) -> Iterable[Any]:
+    return dict(tree_flatten(tree)).values()
 
 
 _WRAPPERS = {"vmap": vmap, "checkpoint": checkpoint, "compile": compile}

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._snapshot import rebuilt, with_own_containers
+from chandrop.nn._surroundings import Trace, is_constant, trace
 
 _PLAIN = (Number, str, bytes, mx.Dtype, type(None))
 
@@ -21,14 +23,15 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Each call is given copies of the arrays in its arguments, which share their data, so
     that ``x += 1`` and ``x[0] = 1`` change a copy. What else it changes of the arguments is
-    put back, and is an error. So is a draw from MLX's global stream.
+    put back, and is an error. So is a draw from MLX's global stream, or by a layer's own
+    key.
 
     It sees neither what the function holds itself, nor draws of a function that
     ``mx.compile`` has traced before without ``mx.random.state``.
     """
 
     def call(key: mx.array, *args: Any) -> Any:
-        with _lent(args) as own, _no_global_draw():
+        with _lent(args) as own, _no_draw_by_another_key(key), _no_global_draw():
             # What it returns may be a container of an argument, which is put back.
             return with_own_containers(function(key, *own))
 
@@ -38,11 +41,9 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _no_global_draw() -> Iterator[None]:
     """Raises if MLX's global stream has moved meanwhile, and puts it back."""
-    state: Any = mx.random.state
-    before = state[0]
+    before = stream_state()
     yield
-    # A draw puts another array there, also in a trace.
-    now = state[0]
+    now = stream_state()
     if now is before:
         return
     try:
@@ -54,8 +55,7 @@ def _no_global_draw() -> Iterator[None]:
         # So does a compiled function that carries the stream without drawing.
         if words == words_now:
             return
-        # The state can't be assigned since MLX 0.32.1, but a seed is the words of a key.
-        mx.random.seed(words[0] << 32 | words[1])
+        set_stream(words)
     raise ValueError(
         "Received a model, or function, that draws from MLX's global stream. Expected it "
         "to draw by the key: other draws do not depend on it, and under mx.vmap all "
@@ -63,6 +63,24 @@ def _no_global_draw() -> Iterator[None]:
         "key=chandrop.random.fold_in(key, 0), and give the model what is drawn. Build "
         "layers before the call, since that draws, too."
     )
+
+
+@contextmanager
+def _no_draw_by_another_key(key: mx.array) -> Iterator[None]:
+    """Raises if a layer has drawn by its own key for all samples, which are then the same."""
+    outer = trace.set(seen := Trace())
+    try:
+        yield
+    finally:
+        trace.reset(outer)
+    # In a loop over the keys, where they have values, samples differ all the same.
+    if seen.frozen and not is_constant(key):
+        raise ValueError(
+            f"Received a function that calls a {seen.frozen[0]} without a key. Expected it "
+            "to draw by the key that it is given: layer(x, key=key), or "
+            "functional_call(model, {}, x, key=key, dropout=True); or the model itself in "
+            "place of the function."
+        )
 
 
 class _Container(NamedTuple):
