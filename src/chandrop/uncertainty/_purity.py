@@ -67,7 +67,7 @@ def _no_global_draw() -> Iterator[None]:
 
 @contextmanager
 def _no_draw_by_another_key(key: mx.array) -> Iterator[None]:
-    """Raises if a layer has drawn by its own key for all samples, which are then the same."""
+    """Raises if a layer has drawn by its own key, the same for all samples."""
     outer = trace.set(seen := Trace())
     try:
         yield
