@@ -63,13 +63,22 @@ def call_checkpointed(
             # MLX would differentiate with respect to all arguments, such as indices.
             args, kwargs = _with_constants((args, kwargs), has_gradient)
         inputs = _with_constants(inputs, has_gradient)
-        with put_back(*(snapshot.model for snapshot in noted)):
+        models = [snapshot.model for snapshot in noted]
+        # mlx.nn's checkpoint, and mlx-lm's, put the parameters into what they close over.
+        with put_back(*models, *_modules_of(fun) if models else ()):
             for snapshot, arrays in zip_longest(noted, inputs):
                 snapshot.restore(arrays)
             with noting_global_draws("mx.checkpoint"):
                 return with_own_containers(fun(*args, **kwargs))
 
     return _mlx.checkpoint(function)(inputs, members.get(), args, kwargs)[0]
+
+
+def _modules_of(fun: Any) -> list[nn.Module]:
+    """Gives the modules that a function is, or closes over."""
+    cells = getattr(fun, "__closure__", None) or ()
+    candidates = [fun, *(cell.cell_contents for cell in cells)]
+    return [value for value in candidates if isinstance(value, nn.Module)]
 
 
 def _never(array: mx.array) -> bool:
