@@ -13,11 +13,13 @@ from mlx.utils import tree_flatten
 from models import InDicts
 from subjects import assert_same
 
+from chandrop import _mlx
 from chandrop.nn import (
     ConcreteDropout,
     Dropout,
     Dropout2d,
     check_step,
+    convert,
     get_keys,
     rekey,
     set_keys,
@@ -66,8 +68,21 @@ def assert_says_what_to_add(error, *paths):
     assert "mx.compile(step, inputs=state, outputs=state)" in message
 
 
+def contents(model, optimizer):
+    """All that a check has to leave as it was: bits, and which array is where in a model.
+
+    An optimizer that has made no state yet has zeros there.
+    """
+    model_state = dict(tree_flatten(model.state))
+    state = dict(tree_flatten(optimizer.state))
+    return {name: (id(array), array.tolist()) for name, array in model_state.items()}, {
+        name: array.tolist() for name, array in state.items() if mx.any(array != 0)
+    }
+
+
+@pytest.mark.parametrize("compile_", [mx.compile, _mlx.compile], ids=["wrapped", "unseen"])
 @pytest.mark.parametrize("carried", ["nothing", "random", "outputs"])
-def test_the_frozen_mask(model, optimizer, carried, compiles):
+def test_the_frozen_mask(model, optimizer, carried, compile_, compiles):
     state = [model.state, optimizer.state]
     how = {
         "nothing": {},
@@ -77,29 +92,53 @@ def test_the_frozen_mask(model, optimizer, carried, compiles):
     step = training_step(model, optimizer)
     if carried != "outputs":
         step = model  # Training would leave the trace's arrays in the weights.
+    before = contents(model, optimizer)
     with pytest.raises(ValueError, match="drop the same at every step") as error:
-        check_step(model, mx.compile(step, **how), X)
+        check_step(model, compile_(step, **how), X, optimizer=optimizer)
     assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
+    assert "anew" not in str(error.value)
+    assert contents(model, optimizer) == before
 
 
-@pytest.mark.parametrize("carried", ["nothing", "optimizer", "random", "copy", "inputs"])
-def test_a_trace_that_stays_in_the_model(model, carried, compiles):
+@pytest.mark.parametrize("carried", ["nothing", "optimizer", "random", "inputs"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_step_that_leaves_its_trace_in_the_model(model, carried, given, compiles):
     optimizer = optim.Adam(1e-2)
-    before = dict(tree_flatten(model.state))
+    before = contents(model, optimizer)
     state = {
         "nothing": None,
         "optimizer": [optimizer.state],
         "random": [optimizer.state, mx.random.state],
-        "copy": [model.parameters(), optimizer.state],
         "inputs": [model.state, optimizer.state],
     }[carried]
     outputs = None if carried == "inputs" else state
     step = mx.compile(training_step(model, optimizer), inputs=state, outputs=outputs)
+    with pytest.raises(ValueError, match="drop the same at every step") as error:
+        check_step(model, step, X, optimizer=optimizer if given else None)
+    assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
+    assert ("Build the optimizer anew" in str(error.value)) != given
+    if given:
+        assert contents(model, optimizer) == before
+    else:
+        mx.eval(model.state)
+
+
+@pytest.mark.parametrize("carried", ["nothing", "optimizer", "inputs"])
+def test_a_trace_that_stays_in_the_model(model, carried, compiles):
+    """As seen where mx.compile was imported before it was wrapped."""
+    optimizer = optim.Adam(1e-2)
+    before = contents(model, optimizer)
+    state = {
+        "nothing": None,
+        "optimizer": [optimizer.state],
+        "inputs": [model.state, optimizer.state],
+    }[carried]
+    outputs = None if carried == "inputs" else state
+    step = _mlx.compile(training_step(model, optimizer), inputs=state, outputs=outputs)
     with pytest.raises(ValueError, match="arrays of its trace in the model") as error:
-        check_step(model, step, X)
+        check_step(model, step, X, optimizer=optimizer)
     assert_says_what_to_add(error, "linears.first.weight", "linears.first.bias")
-    for name, array in tree_flatten(model.state):
-        assert_same(array, before[name])
+    assert contents(model, optimizer) == before
 
 
 def test_a_part_that_is_frozen(model, optimizer, compiles):
@@ -113,6 +152,164 @@ def test_a_part_that_is_frozen(model, optimizer, compiles):
 
     with pytest.raises(ValueError, match='at every step: "frozen"'):
         check_step(model, step, X)
+
+
+def test_a_layer_that_the_model_does_not_hold(model, compiles):
+    outside = Dropout(0.25)
+    step = mx.compile(lambda x: outside(model(x)), inputs=model.state, outputs=model.state)
+    with pytest.raises(ValueError, match=r"at every step: \"Dropout\(p=0\.25\)\""):
+        check_step(model, step, X)
+
+
+def optimizers():
+    return {
+        "SGD": optim.SGD(1e-2),
+        "Adam": optim.Adam(1e-2),
+        "a schedule": optim.AdamW(optim.cosine_decay(1e-2, 10)),
+        "several": optim.MultiOptimizer(
+            [optim.Adam(1e-2), optim.SGD(1e-2, momentum=0.9)],
+            [lambda name, _: "first" in name],
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", optimizers())
+@pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
+@pytest.mark.parametrize("compile_it", [False, True], ids=["eager", "compiled"])
+def test_the_steps_that_follow_are_those_without_it(name, used, compile_it, request):
+    if compile_it:
+        request.getfixturevalue("compiles")
+
+    def losses(check):
+        mx.random.seed(7)
+        model, optimizer = InDicts(), optimizers()[name]
+        model.norm = nn.BatchNorm(8)
+        if used:
+            optimizer.init(model.trainable_parameters())
+        plain = training_step(model, optimizer)
+
+        def step(x):
+            return plain(x) + model.norm(mx.random.normal((4, 8))).sum()
+
+        state = [model.state, optimizer.state, mx.random.state]
+        if compile_it:
+            step = mx.compile(step, inputs=state, outputs=state)
+        if used:
+            step(X)
+        if check:
+            before = contents(model, optimizer)
+            stream = mx.random.state[0].tolist()
+            check_step(model, step, X, optimizer=optimizer)
+            assert contents(model, optimizer) == before
+            assert mx.random.state[0].tolist() == stream
+        values = [step(X).item() for _ in range(4)]
+        return values, [array.tolist() for _, array in tree_flatten(model.state)]
+
+    assert losses(True) == losses(False)
+
+
+def test_what_a_step_changes_in_place_is_put_back(model, optimizer):
+    def step(x):
+        model.linears["first"].weight += 1
+        return model(x)
+
+    weight = model.linears["first"].weight
+    before = weight.tolist()
+    check_step(model, step, X)
+    assert model.linears["first"].weight is weight
+    assert weight.tolist() == before
+
+
+def test_a_step_that_raises_shows_its_own_error(model, optimizer, compiles):
+    state = [model.state, optimizer.state]
+    plain = training_step(model, optimizer)
+    step = mx.compile(lambda x: plain(x).item(), inputs=state, outputs=state)
+    before = contents(model, optimizer)
+    with pytest.raises(ValueError, match="Attempting to eval"):
+        check_step(model, step, X, optimizer=optimizer)
+    assert contents(model, optimizer) == before
+
+    def failing(x):
+        plain(x)
+        raise KeyError("its own")
+
+    with pytest.raises(KeyError, match="its own"):
+        check_step(model, mx.compile(failing, inputs=state, outputs=state), X)
+
+
+def test_what_is_no_optimizer(model):
+    with pytest.raises(TypeError, match=r"optimizer of type float.*optimizer=optimizer"):
+        check_step(model, model, X, optimizer=0.1)
+
+
+# Layers of mlx.nn, and other draws from the global stream
+
+
+class HalfConverted(nn.Module):
+    def __init__(self, wrap=lambda module: module):
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5))
+        self.dropout = Dropout(0.5)
+        object.__setattr__(self, "wrap", wrap)
+
+    def __call__(self, x):
+        return self.dropout(self.wrap(self.block)(x))
+
+
+def test_a_half_converted_model_that_is_compiled(optimizer, compiles):
+    model = HalfConverted()
+    plain = training_step(model, optimizer)
+    for carried in ([model.state, optimizer.state],):
+        step = mx.compile(plain, inputs=carried, outputs=carried)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=r"every step repeats") as error:
+                check_step(model, step, X, optimizer=optimizer)
+            assert (
+                'layers of mlx.nn draw from MLX\'s global stream: "block.layers.1".'
+                in str(error.value)
+            )
+            assert "chandrop.nn.convert(model)" in str(error.value)
+    state = [model.state, optimizer.state, mx.random.state]
+    check_step(model, mx.compile(plain, inputs=state, outputs=state), X)
+    check_step(model, plain, X)
+    model.block.layers[1].eval()
+    step = mx.compile(plain, inputs=carried, outputs=carried)
+    check_step(model, step, X, optimizer=optimizer)
+
+
+def test_a_half_converted_model_that_checkpoints(optimizer):
+    model = HalfConverted(nn.utils.checkpoint)
+    with pytest.raises(ValueError, match=r"mlx\.nn draw.*mx\.checkpoint.*convert\(model\)"):
+        check_step(model, training_step(model, optimizer), X)
+    model = convert(model)
+    check_step(model, training_step(model, optimizer), X)
+
+
+def test_a_half_converted_model_in_a_vmap():
+    model = HalfConverted()
+    step = mx.vmap(model)
+    with pytest.raises(
+        ValueError, match=r"mlx\.nn draw.*mx\.vmap all members drop the same"
+    ):
+        check_step(model, step, mx.stack([X, X]))
+    check_step(convert(model), step, mx.stack([X, X]))
+
+
+def test_other_draws_that_a_compiled_step_does_not_carry(model, compiles):
+    def noisy(x):
+        return model(x + mx.random.normal(x.shape))
+
+    step = mx.compile(noisy, inputs=model.state, outputs=model.state)
+    with pytest.raises(ValueError, match=r"The step draws.*every step repeats.*key=key"):
+        check_step(model, step, X)
+    state = [model.state, mx.random.state]
+    check_step(model, mx.compile(noisy, inputs=state, outputs=state), X)
+    with pytest.raises(ValueError, match=r"mx\.random\.state among the outputs"):
+        check_step(model, mx.compile(noisy, inputs=state, outputs=model.state), X)
+    mx.eval(mx.random.normal((2,)))
+    check_step(model, noisy, X)
+    with pytest.raises(ValueError, match=r"The step draws.*In mx\.checkpoint"):
+        check_step(model, mx.grad(lambda x: mx.checkpoint(noisy)(x).sum()), X)
 
 
 def test_compile_stays_as_it_was(model, compiles):

@@ -147,7 +147,7 @@ def test_errors_of_vmap_are_those_of_mlx(arguments, axes):
 
 
 def test_keyword_arguments_and_wrong_axes_are_refused_as_by_mlx():
-    with pytest.raises(TypeError, match="Keyword arguments are not supported"):
+    with pytest.raises(TypeError, match="Keyword arguments are not|incompatible function"):
         mx.vmap(lambda x: x)(x=mx.ones(2))
     with pytest.raises(TypeError, match="incompatible function arguments"):
         mx.vmap(lambda x: x, in_axes=None)
@@ -303,6 +303,7 @@ def test_a_validation_step_beside_a_carried_step(model, compiles):
     assert_raises_at_every_call(validate, X)
     losses += [step(X).item() for _ in range(3)]
     assert len(set(losses)) == 6
+    mx.eval(state)
     model.eval()
     mx.compile(partial(loss_of, model))(X)
 

@@ -1,6 +1,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -13,14 +14,14 @@ from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._convert import MLX_DROPOUTS
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
-from chandrop.nn._snapshot import put_back
+from chandrop.nn._snapshot import Snapshot, put_back
 from chandrop.nn._surroundings import is_constant, transforms_of_global_draws
 from chandrop.nn._transforms import CARRY, KeysNotCarriedError
 
 _ANEW = """
 Build the optimizer anew, since mx.compile has left arrays of its trace in it."""
 
-# The first call may be followed by another trace, since it makes the optimizer's state.
+# The first call in a process may be traced once more.
 _CALLS = 4
 
 
@@ -29,7 +30,7 @@ def check_step(
 ) -> None:
     """Runs a training step and raises if its dropout layers repeat masks.
 
-    Call this once before training, on a small batch. The step is run five times, the last
+    Call this once before training, on a small batch. The step is run five times, the first
     time uncompiled. Model, keys, optimizer and MLX's global stream are then put back, so
     training goes on as if it had not been called. These repeat masks:
 
@@ -76,7 +77,6 @@ def check_step(
         anew = _ANEW if optimizer is None else ""
         words = _words(model)
         _check_keys_differ({path: words[path] for path in dropping})
-        calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
         compiled = _compile_is_on()
         mx.disable_compile()
         try:
@@ -84,10 +84,11 @@ def check_step(
         finally:
             if compiled:
                 mx.enable_compile()
+        calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
         _check_keys_differ({path: calls[0].keys[path] for path in dropping})
-        _check_keys_advance(calls, uncompiled, dropping)
+        _check_keys_advance(uncompiled, calls[1:], dropping)
         _check_global_draws(model, calls, uncompiled)
-        own = [path for path in dropping if uncompiled.keys[path] != calls[-1].keys[path]]
+        own = [path for path in dropping if uncompiled.keys[path] != words[path]]
         _check_ranks_differ(uncompiled.keys, own)
 
 
@@ -139,6 +140,11 @@ def _called(
 
 @contextmanager
 def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
+    """Puts back, on exit, the model, MLX's global stream and the optimizer.
+
+    An optimizer that makes its state at its first update keeps what it makes, but without
+    the update, since a step that is compiled cannot make it twice.
+    """
     if optimizer is not None and not hasattr(optimizer, "state"):
         raise TypeError(
             f"Received an optimizer of type {type(optimizer).__name__}. Expected an "
@@ -146,13 +152,24 @@ def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
         )
     parts = [] if optimizer is None else [optimizer, *getattr(optimizer, "optimizers", ())]
     stream = stream_state().tolist()
-    with put_back(model, *map(vars, parts)) as snapshots:
-        for snapshot in snapshots:
-            snapshot.restore_copies()
+    with put_back(model) as [before]:
+        before.restore_copies()
+        snapshots = [Snapshot(vars(part)) for part in parts]
+        for i, part in enumerate(parts):
+            part.init = partial(_init, part, snapshots, i)
         try:
             yield
         finally:
+            for snapshot in snapshots:
+                snapshot.restore()
             set_stream(stream)
+
+
+def _init(optimizer: Any, snapshots: list[Snapshot], i: int, parameters: Any) -> None:
+    """Makes the state of an optimizer, and takes a snapshot of that."""
+    del optimizer.init
+    optimizer.init(parameters)
+    snapshots[i] = Snapshot(vars(optimizer))
 
 
 def _words(model: nn.Module) -> dict[str, str]:
@@ -172,7 +189,7 @@ def _check_keys_differ(words: dict[str, str]) -> None:
             )
 
 
-def _check_keys_advance(calls: list[_Call], uncompiled: _Call, paths: list[str]) -> None:
+def _check_keys_advance(uncompiled: _Call, calls: list[_Call], paths: list[str]) -> None:
     frozen = [
         path
         for path in paths

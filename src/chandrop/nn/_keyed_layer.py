@@ -178,8 +178,8 @@ def _split(key: mx.array) -> tuple[mx.array, mx.array]:
     # RandomBits has no derivative, so a key that is being differentiated must not reach it.
     key = mx.stop_gradient(key)
     if key.ndim == 1:
-        # Not mx.split: of two that are alike, as in a checkpoint, of which one output each is
-        # used, mx.compile loses track (IndexError: _Map_base::at).
+        # Not mx.split: mx.compile fails where a checkpoint repeats one of which the second
+        # output alone is used (IndexError: _Map_base::at).
         words = mx.random.split(without_place(key)).flatten()
         return with_place_of(key, words[:2]), with_place_of(key, words[2:])
     # MLX divides by the number of keys.
