@@ -265,11 +265,92 @@ def test_what_the_module_returns_is_not_restored_with_it():
 def test_layers_outside_of_the_module():
     block, outside = nn.Linear(2, 2), Dropout()
     x, key = mx.ones((1, 2)), mx.random.key(0)
-    with pytest.raises(ValueError, match=r"A Dropout is called with a key"):
-        checkpoint(block, lambda x: outside(block(x)))(x)
-    checkpoint(block, lambda x: outside(block(x), key=key))(x)
-    outside.eval()
-    checkpoint(block, lambda x: outside(block(x)))(x)
+
+    def gradient(wrap):
+        outside._key = key
+        call = wrap(block, lambda x: mx.sin(outside(block(x))))
+        return mx.grad(lambda x: (call(x) ** 2).sum())(x), outside._key
+
+    (again, advanced), (plain, expected) = gradient(checkpoint), gradient(as_it_is)
+    assert mx.allclose(again, plain)
+    assert_same(advanced, expected)
+
+
+def test_layers_outside_of_the_module_that_a_tool_has_given_keys(key):
+    class Crossing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.outside = nn.Linear(2, 2), Dropout()
+
+        def __call__(self, x, key=None):
+            call = checkpoint(self.block, lambda x: self.outside(self.block(x), key=key))
+            return call(x)
+
+    model, x = Crossing(), mx.ones((1, 2))
+    with pytest.raises(
+        ValueError, match=r"A Dropout is called in a checkpoint, but is not"
+    ):
+        functional_call(model, {}, x, key=key)
+    model(x)
+    model(x, key)
+
+
+def test_token_ids_into_an_embedding():
+    """MLX's own checkpoint differentiates with respect to them, which gather cannot."""
+    model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4), Dropout(0.5))
+    ids, key = mx.array([[1, 2], [3, 3]]), mx.random.key(0)
+
+    def gradient(wrap):
+        rekey(model, key)
+        call = wrap(model, lambda ids, *, shift: model(ids + shift["by"]))
+
+        def loss(model, ids):
+            return (call(ids, shift={"by": mx.array(1)}) ** 2).sum()
+
+        return nn.value_and_grad(model, loss)(model, ids)
+
+    (value, gradients), (expected, expected_gradients) = map(
+        gradient, (checkpoint, as_it_is)
+    )
+    assert mx.allclose(value, expected)
+    assert_trees_close(gradients, expected_gradients)
+    with pytest.raises(ValueError, match="gather"):
+        gradient(mlx.nn.utils.checkpoint)
+
+
+def test_a_module_holds_integers():
+    class Gathering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self._index = mx.arange(6.0), mx.array([1, 4])
+
+        def __call__(self, x):
+            return x * self.table[self._index]
+
+    model, x = Gathering(), mx.array([1.0, 2.0])
+    gradients = nn.value_and_grad(model, lambda m, x: checkpoint(m)(x).sum())(model, x)[1]
+    assert gradients["table"].tolist() == [0, 1, 0, 0, 2, 0]
+
+
+@pytest.mark.parametrize("output", [None, (), {"n": 3}, "text", [None, 2]], ids=str)
+def test_no_array_is_among_the_outputs(output):
+    """MLX's own checkpoint is a segmentation fault here."""
+    model = nn.Sequential(nn.Linear(2, 2), Dropout())
+    assert checkpoint(model, lambda x: (model(x), output)[1])(mx.ones((1, 2))) == output
+
+
+def test_it_leaves_the_model_as_a_plain_call_does_in_a_vmap(key):
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4).eval(), Dropout(0.5))
+    rekey(model, key)
+    held = {n: a for n, a in tree_flatten(model.state) if "_key" not in n}
+    checkpointed = mx.vmap(checkpoint(model))(mx.ones((3, 2, 4)))
+    for name, array in tree_flatten(model.state):
+        if "_key" in name:
+            mx.eval(array)
+        else:
+            assert array is held[name]
+    rekey(model, key)
+    assert mx.allclose(checkpointed, mx.vmap(model)(mx.ones((3, 2, 4))), rtol=1e-5)
 
 
 def test_outputs_and_arguments_of_any_kind():
@@ -350,9 +431,5 @@ def test_mlx_nn_fails_the_same_checks():
     again = trained(Blocks, mlx.nn.utils.checkpoint, x, **theirs)
     with pytest.raises(AssertionError):
         assert_trees_close(again["steps"][0][1], plain["steps"][0][1])
-    ours = trained(Blocks, mlx.nn.utils.checkpoint, x, steps=1)
-    plain = trained(Blocks, as_it_is, x, steps=1)
-    with pytest.raises(AssertionError):
-        assert_trees_close(ours["steps"][0][1], plain["steps"][0][1])
     name = "stages.0.0.norm.running_mean"
-    assert not mx.allclose(ours["left"][name], plain["left"][name])
+    assert not mx.allclose(again["left"][name], plain["left"][name])

@@ -14,7 +14,7 @@ from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._convert import MLX_DROPOUTS
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
-from chandrop.nn._snapshot import Snapshot, put_back
+from chandrop.nn._snapshot import Snapshot, changing_models, put_back
 from chandrop.nn._surroundings import is_constant, transforms_of_global_draws
 from chandrop.nn._transforms import CARRY, KeysNotCarriedError
 
@@ -65,31 +65,32 @@ def check_step(
         >>> model = nn.Sequential(nn.Linear(4, 4), Dropout(0.5))
         >>> check_step(model, lambda x: model(x).sum(), mx.ones((2, 4)))
     """
-    layers = keyed_layers(model)
-    check_has_layers(model, layers)
-    dropping = [path for path, layer in layers.items() if layer._would_drop()]
-    if not dropping:
-        raise ValueError(
-            f"None of the model's dropout layers is on: {quoted(layers)}. Expected "
-            "training mode, model.train(), and a rate above 0."
-        )
-    with _all_put_back(model, optimizer):
-        anew = _ANEW if optimizer is None else ""
-        words = _words(model)
-        _check_keys_differ({path: words[path] for path in dropping})
-        compiled = _compile_is_on()
-        mx.disable_compile()
-        try:
-            uncompiled = _called(model, step, args, anew)
-        finally:
-            if compiled:
-                mx.enable_compile()
-        calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
-        _check_keys_differ({path: calls[0].keys[path] for path in dropping})
-        _check_keys_advance(uncompiled, calls[1:], dropping)
-        _check_global_draws(model, calls, uncompiled)
-        own = [path for path in dropping if uncompiled.keys[path] != words[path]]
-        _check_ranks_differ(uncompiled.keys, own)
+    with changing_models:
+        layers = keyed_layers(model)
+        check_has_layers(model, layers)
+        dropping = [path for path, layer in layers.items() if layer._would_drop()]
+        if not dropping:
+            raise ValueError(
+                f"None of the model's dropout layers is on: {quoted(layers)}. Expected "
+                "training mode, model.train(), and a rate above 0."
+            )
+        with _all_put_back(model, optimizer):
+            anew = _ANEW if optimizer is None else ""
+            words = _words(model)
+            _check_keys_differ({path: words[path] for path in dropping})
+            compiled = _compile_is_on()
+            mx.disable_compile()
+            try:
+                uncompiled = _called(model, step, args, anew)
+            finally:
+                if compiled:
+                    mx.enable_compile()
+            calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
+            _check_keys_differ({path: calls[0].keys[path] for path in dropping})
+            _check_keys_advance(uncompiled, calls[1:], dropping)
+            _check_global_draws(model, calls, uncompiled)
+            own = [path for path in dropping if uncompiled.keys[path] != words[path]]
+            _check_ranks_differ(uncompiled.keys, own)
 
 
 class _Call(NamedTuple):

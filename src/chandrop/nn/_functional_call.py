@@ -12,7 +12,7 @@ from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layers_of_the_call import layers_of_the_call
 from chandrop.nn._model_keys import assign_keys, check_has_layers, quoted
-from chandrop.nn._snapshot import put_back, with_own_containers
+from chandrop.nn._snapshot import changing_models, put_back, with_own_containers
 from chandrop.nn._surroundings import keys_are_given, note
 
 
@@ -84,25 +84,26 @@ def functional_call(
 
     Source: the pure ``apply`` of Haiku and Flax, ``torch.func.functional_call``.
     """
-    dropouts = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
-    layers = {path: m for path, m in dropouts.items() if isinstance(m, KeyedLayer)}
-    if key is not None or dropout not in (None, False):
-        check_has_layers(model, layers)
-    with put_back(model) as [before]:
-        note(model)
-        before.restore_copies()
-        _put_in(model, parameters)
-        _set_modes(layers, dropout)
-        _check_no_layer_drops_without_key(dropouts, key)
-        if key is not None:
-            assign_keys(layers, key)
-        assigned = {path: layer._key for path, layer in layers.items()}
-        own_parameters = model.parameters() if return_state else None
-        with layers_of_the_call(model, layers), keys_are_given():
-            output = with_own_containers(model(*args, **kwargs))
-        if dropout not in (None, False) and key is not None:
-            _check_some_layer_drew(layers, assigned)
-        return (output, _state(model, own_parameters)) if return_state else output
+    with changing_models:
+        dropouts = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
+        layers = {path: m for path, m in dropouts.items() if isinstance(m, KeyedLayer)}
+        if key is not None or dropout not in (None, False):
+            check_has_layers(model, layers)
+        with put_back(model) as [before]:
+            note(model)
+            before.restore_copies()
+            _put_in(model, parameters)
+            _set_modes(layers, dropout)
+            _check_no_layer_drops_without_key(dropouts, key)
+            if key is not None:
+                assign_keys(layers, key)
+            assigned = {path: layer._key for path, layer in layers.items()}
+            own_parameters = model.parameters() if return_state else None
+            with layers_of_the_call(model, layers), keys_are_given():
+                output = with_own_containers(model(*args, **kwargs))
+            if dropout not in (None, False) and key is not None:
+                _check_some_layer_drew(layers, assigned)
+            return (output, _state(model, own_parameters)) if return_state else output
 
 
 def _put_in(model: nn.Module, parameters: Any) -> None:

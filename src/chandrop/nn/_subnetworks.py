@@ -11,7 +11,7 @@ from chandrop.nn._convert import CHECKPOINTING, MLX_DROPOUTS, convert_layer, is_
 from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import keyed_layers, quoted
-from chandrop.nn._snapshot import Snapshot
+from chandrop.nn._snapshot import put_back
 from chandrop.nn._thin_drop_path import ThinDropPath
 
 
@@ -33,8 +33,7 @@ def subnetworks(
         ValueError: all layers shall be on, and one inherits from ``mlx.nn``'s; or the rates
             of all that shall be on are 0, or one of them is a :class:`ThinDropPath`.
     """
-    before = Snapshot(model)
-    try:
+    with put_back(model):
         # model.eval() would leave out modules in tuples.
         for _, module in containers(model):
             if isinstance(module, nn.Module):
@@ -55,8 +54,6 @@ def subnetworks(
         yield lambda key, *arguments: functional_call(
             model, {}, *arguments, key=key, dropout=dropout
         )
-    finally:
-        before.restore()
 
 
 def _check_layers(

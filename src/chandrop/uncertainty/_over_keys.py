@@ -13,6 +13,7 @@ from chandrop.nn import ThinDropout, ThinSequential
 from chandrop.nn._containers import containers
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._on_channels import is_convolution
+from chandrop.nn._snapshot import changing_models
 from chandrop.nn._subnetworks import subnetworks
 from chandrop.random import check_key
 from chandrop.random._as_integer import as_integer
@@ -84,16 +85,17 @@ def is_one_by_one(fn: Network, chunk: Any, dropout: Dropout) -> bool:
     """
     if chunk is not None or dropout is False or not isinstance(fn, nn.Module):
         return False
-    thinning = {
-        id(layer)
-        for path, layer in layers_by_path(fn, ThinDropout).items()
-        if layer._p > 0 and (not callable(dropout) or dropout(path, layer))
-    }
-    for chain in layers_by_path(fn, ThinSequential).values():
-        layers = [layer for _, layer in containers(chain)]
-        if any(map(is_convolution, layers)) and any(id(m) in thinning for m in layers):
-            return True
-    return False
+    with changing_models:
+        thinning = {
+            id(layer)
+            for path, layer in layers_by_path(fn, ThinDropout).items()
+            if layer._p > 0 and (not callable(dropout) or dropout(path, layer))
+        }
+        for chain in layers_by_path(fn, ThinSequential).values():
+            layers = [layer for _, layer in containers(chain)]
+            if any(map(is_convolution, layers)) and any(id(m) in thinning for m in layers):
+                return True
+        return False
 
 
 def over_keys(
