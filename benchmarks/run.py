@@ -1,10 +1,12 @@
 """Measures channel dropout against everything that does the same job.
 
-Run it with ``python benchmarks/run.py [--output benchmarks/results/NAME]``.
+Run it with ``python benchmarks/run.py [--output benchmarks/results/NAME]``. With
+``--tables`` it measures nothing, and writes the tables anew from what NAME.json has.
 
 All libraries take turns in one process. A second process, pinned to one core, repeats it,
 since MLX's CPU backend uses one core and torch and JAX use all. Writes NAME.json with the
-medians, NAME.md with every table and NAME.short.md with the README's.
+medians, NAME.md with every table, NAME.short.md with those of docs/speed.md and
+NAME.readme.md with the README's.
 """
 
 import argparse
@@ -157,7 +159,7 @@ def heading(where: dict[str, Any]) -> str:
 
 def write(path: pathlib.Path, results: dict[str, Any]) -> None:
     """Writes the JSON and the tables."""
-    from tables import WAYS, Measurements, short, whole
+    from tables import WAYS, Measurements, of_readme, short, whole
     from targets import table
 
     measurements = Measurements(results["rows"], results["peak_memory"])
@@ -185,6 +187,7 @@ def write(path: pathlib.Path, results: dict[str, Any]) -> None:
     path.with_suffix(".short.md").write_text(
         "\n\n".join([*tables, heading(results["machine"])]) + "\n"
     )
+    path.with_suffix(".readme.md").write_text(of_readme(measurements) + "\n")
     print(table(measurements))
 
 
@@ -197,8 +200,15 @@ def main() -> None:
         action="store_true",
         help="keep the rows of larger inputs that are there",
     )
+    parser.add_argument(
+        "--tables", action="store_true", help="measure nothing, and write the tables anew"
+    )
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.tables:
+        stored = arguments.output.with_suffix(".json").read_text()
+        write(arguments.output, json.loads(stored))
+        return
     if arguments.cores:
         rows = measure(arguments.most, arguments.cores)
         arguments.output.write_text(json.dumps(rows))

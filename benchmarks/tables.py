@@ -1,6 +1,6 @@
 """Turns the measurements into tables of Markdown."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tabulate import tabulate
@@ -53,10 +53,15 @@ def with_ratio(seconds: float | None, floor: float | None) -> str:
     return f"{in_milliseconds(seconds)} ({seconds / floor:.2f})"
 
 
-def short(measurements: Measurements, cores: int) -> str:
-    """The table of the README: one shape, float32, every library and way."""
-    names = {name: name for name in LIBRARIES}
-    for framework in ("MLX", "torch", "JAX"):
+def short(
+    measurements: Measurements,
+    cores: int,
+    libraries: Sequence[str] = LIBRARIES,
+    floors: Sequence[str] = ("MLX", "torch", "JAX"),
+) -> str:
+    """One shape, float32, every way: a table for a page of the documentation."""
+    names = {name: name for name in libraries}
+    for framework in floors:
         names[f"floor of {framework}"] = f"`x * 2` in {framework}"
     wanted = {"cores": cores, "shape": HEADLINE, "dtype": "float32"}
     rows = [
@@ -70,6 +75,12 @@ def short(measurements: Measurements, cores: int) -> str:
         for name, title in names.items()
     ]
     return tabulate(rows, ["milliseconds", *WAYS], tablefmt="pipe", disable_numparse=True)
+
+
+def of_readme(measurements: Measurements) -> str:
+    """The table of the README: all cores, and the libraries that most readers know."""
+    libraries = ["chandrop", "chandrop layer", "mlx.nn", "torch", "JAX"]
+    return short(measurements, measurements.all_cores, libraries, floors=["MLX"])
 
 
 def whole(measurements: Measurements, cores: int, way: str) -> str:
