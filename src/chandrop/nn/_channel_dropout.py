@@ -18,10 +18,7 @@ class ChannelDropout(ChannelLayer):
         groups: how many groups of channels share a draw each; the channels are the last
             axis that is not spatial. Default: every channel has its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
-            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
-            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
-            drop the same, and a recomputation sees the next key.
+            that ``mx.random.seed`` makes a run repeat.
 
     Shape:
         Input and output: any shape that has the spatial axes, of a floating-point or

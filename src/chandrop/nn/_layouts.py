@@ -13,10 +13,7 @@ class Dropout(LayoutLayer):
         groups: how many groups of neighbours along the last axis share a draw each.
             Default: every element has its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
-            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
-            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
-            drop the same, and a recomputation sees the next key.
+            that ``mx.random.seed`` makes a run repeat.
 
     Shape:
         Input and output: any shape, of a floating-point or complex dtype.
@@ -52,10 +49,7 @@ class Dropout1d(LayoutLayer):
         groups: how many groups of channels share a draw each. Default: every channel has
             its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
-            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
-            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
-            drop the same, and a recomputation sees the next key.
+            that ``mx.random.seed`` makes a run repeat.
 
     Shape:
         Input and output: ``NLC`` or ``LC``, of a floating-point or complex dtype.
@@ -91,10 +85,7 @@ class Dropout2d(LayoutLayer):
         groups: how many groups of channels share a draw each. Default: every channel has
             its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
-            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
-            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
-            drop the same, and a recomputation sees the next key.
+            that ``mx.random.seed`` makes a run repeat.
 
     Shape:
         Input and output: ``NHWC`` or ``HWC``, of a floating-point or complex dtype. For
@@ -131,10 +122,7 @@ class Dropout3d(LayoutLayer):
         groups: how many groups of channels share a draw each. Default: every channel has
             its own.
         key: the key to begin with, ``(2,)``. Default: drawn from the global stream, so
-            that ``mx.random.seed`` makes a run repeat. Under ``mx.vmap`` use
-            :func:`functional_call` or give a key at the call, ``layer(x, key=key)``, and
-            in place of ``mx.checkpoint`` :func:`checkpoint`: with its own key, all members
-            drop the same, and a recomputation sees the next key.
+            that ``mx.random.seed`` makes a run repeat.
 
     Shape:
         Input and output: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
