@@ -1,16 +1,27 @@
-"""The figures of the README and of docs/ are those that the benchmarks wrote."""
+"""The README and docs/ show what the benchmarks wrote, print what they say, and link."""
 
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+TARGET = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
+THEIRS, OURS = "from mlx.nn import Dropout", "from chandrop.nn import Dropout"
 
 
 @pytest.mark.parametrize(
     ("results", "page"),
     [
-        ("cpu.short.md", "README.md"),
+        ("silent_faults.short.md", "README.md"),
+        ("cpu.readme.md", "README.md"),
+        ("cpu.short.md", "docs/speed.md"),
         ("models.short.md", "docs/whole-models.md"),
         ("uncertainty.short.md", "docs/uncertainty.md"),
         ("family.short.md", "docs/family.md"),
@@ -21,3 +32,36 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_the_table_is_the_benchmarks(results, page):
     written = (ROOT / "benchmarks" / "results" / results).read_text().strip()
     assert written in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize("line", [THEIRS, OURS])
+def test_the_example_prints_what_the_readme_says(line):
+    """In a process of its own, as a reader runs it."""
+    code, says = re.search(r"```python\n(.*?)```(.*?)\n##", README, re.DOTALL).groups()
+    theirs, ours = re.findall(r"`(\d\.\d\d)`", says)
+    assert code.splitlines()[2].startswith(THEIRS)
+    command = [sys.executable, "-c", code.replace(THEIRS, line, 1)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert printed.strip() == (theirs if line == THEIRS else ours)
+
+
+def anchors(text):
+    """The anchors that GitHub gives the headings of a page."""
+    headings = HEADING.findall(FENCED.sub("", text))
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in TARGET.findall(FENCED.sub("", page.read_text())):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            assert anchor in anchors(linked.read_text()), target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
