@@ -1,6 +1,7 @@
 """A checkpointed call whose recomputation sees what the call saw."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
@@ -9,9 +10,11 @@ import mlx.nn as nn
 
 from chandrop import _mlx
 from chandrop.nn._layers_of_the_call import called_models
-from chandrop.nn._snapshot import Snapshot, put_back, with_own_containers
-from chandrop.nn._surroundings import Surroundings, members, notes, noting_global_draws
+from chandrop.nn._snapshot import Snapshot, changing_models, with_own_containers
+from chandrop.nn._surroundings import Surroundings, call_in, members, notes
 
+_DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
+_EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
 # MLX crashes where no array is among the outputs.
 _ANCHOR = mx.array(0.0)
 
@@ -40,11 +43,11 @@ def call_checkpointed(
     # The arrays of a model may be members' of a vmap, and MLX calls the function once more
     # to map over it. So they have to be inputs, and the members' indices, too.
     inputs = [snapshot.arrays for snapshot in noted]
-    has_gradient = _is_inexact
+    constant = _EXACT
     if module is None:
         # What a checkpointed function closes over has no gradient.
-        has_gradient = _never
-        inputs = _with_constants(inputs, _never)
+        constant = _DTYPES
+        inputs = _with_constants(inputs, constant)
     surroundings, is_first = Surroundings(), True
 
     def function(inputs: Any, indices: Any, args: Any, kwargs: Any) -> Any:
@@ -61,40 +64,43 @@ def call_checkpointed(
     def again(inputs: Any, args: Any, kwargs: Any) -> Any:
         if module is not None:
             # MLX would differentiate with respect to all arguments, such as indices.
-            args, kwargs = _with_constants((args, kwargs), has_gradient)
-        inputs = _with_constants(inputs, has_gradient)
-        models = [snapshot.model for snapshot in noted]
-        # mlx.nn's checkpoint, and mlx-lm's, put the parameters into what they close over.
-        with put_back(*models, *_modules_of(fun) if models else ()):
-            for snapshot, arrays in zip_longest(noted, inputs):
-                snapshot.restore(arrays)
-            with noting_global_draws("mx.checkpoint"):
-                return with_own_containers(fun(*args, **kwargs))
+            args, kwargs = _with_constants((args, kwargs), constant)
+        inputs = _with_constants(inputs, constant)
+        with changing_models:
+            around = [snapshot.now() for snapshot in noted]
+            if noted and module is None:
+                # mlx.nn's checkpoint and mlx-lm's put parameters into what they close over.
+                around += map(Snapshot, _modules_of(fun))
+            try:
+                for snapshot, arrays in zip_longest(noted, inputs):
+                    snapshot.restore(arrays)
+                output = call_in("mx.checkpoint", fun, *args, **kwargs)
+                return with_own_containers(output) if noted else output
+            finally:
+                for snapshot in reversed(around):
+                    snapshot.restore()
 
     return _mlx.checkpoint(function)(inputs, members.get(), args, kwargs)[0]
 
 
 def _modules_of(fun: Any) -> list[nn.Module]:
     """Gives the modules that a function is, or closes over."""
-    cells = getattr(fun, "__closure__", None) or ()
-    candidates = [fun, *(cell.cell_contents for cell in cells)]
-    return [value for value in candidates if isinstance(value, nn.Module)]
+    if isinstance(fun, nn.Module):
+        return [fun]
+    held = []
+    for cell in getattr(fun, "__closure__", None) or ():
+        # A cell is empty until its variable is assigned.
+        with suppress(ValueError):
+            held.append(cell.cell_contents)
+    return [value for value in held if isinstance(value, nn.Module)]
 
 
-def _never(array: mx.array) -> bool:
-    return False
-
-
-def _is_inexact(array: mx.array) -> bool:
-    return mx.issubdtype(array.dtype, mx.inexact)
-
-
-def _with_constants(tree: Any, has_gradient: Callable[[mx.array], bool]) -> Any:
-    """Gives a tree whose arrays are constants, but those that have a gradient."""
+def _with_constants(tree: Any, dtypes: frozenset[mx.Dtype]) -> Any:
+    """Gives a tree whose arrays of these dtypes have no gradient."""
     if isinstance(tree, mx.array):
-        return tree if has_gradient(tree) else mx.stop_gradient(tree)
+        return mx.stop_gradient(tree) if tree.dtype in dtypes else tree
     if type(tree) is dict:
-        return {name: _with_constants(value, has_gradient) for name, value in tree.items()}
+        return {name: _with_constants(value, dtypes) for name, value in tree.items()}
     if type(tree) in (list, tuple):
-        return type(tree)(_with_constants(value, has_gradient) for value in tree)
+        return type(tree)([_with_constants(value, dtypes) for value in tree])
     return tree

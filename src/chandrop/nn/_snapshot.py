@@ -1,6 +1,7 @@
 import copy
-from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from threading import RLock
 from typing import Any
 
@@ -22,38 +23,56 @@ class Snapshot:
 
     def __init__(self, model: Any):
         self.model = model
-        self.arrays: list[mx.array] = []
-        self._contents: list[tuple[Any, type[Any], Any, dict[str, Any]]] = []
-        for _, container in containers(model):
-            attributes = {}
-            if isinstance(container, nn.Module):
-                attributes = _with_own_sets(vars(container))
-            if isinstance(container, dict):
-                contents: Any = dict(container)
-                values = contents.values()
-            else:
-                contents = values = list(container)
-            self._contents.append((container, type(container), contents, attributes))
-            self.arrays.extend(array for value in values for array in _arrays(value))
+        self._parts = [_part(container) for _, container in containers(model)]
+
+    @cached_property
+    def arrays(self) -> list[mx.array]:
+        """The arrays, and those in tuples."""
+        return [array for _, _, value in self._places for array in _arrays(value)]
+
+    @cached_property
+    def _places(self) -> list[tuple[Any, Any, Any]]:
+        """Where there are arrays, or tuples, which may have some."""
+        return [
+            (container, place, value)
+            for container, _, contents, _ in self._parts
+            for place, value in _items(contents)
+            if isinstance(value, (mx.array, tuple))
+        ]
+
+    @cached_property
+    def _identities(self) -> set[int]:
+        return {id(container) for container, _, _, _ in self._parts}
 
     def holds(self, module: nn.Module) -> bool:
         """Whether a module is one of the model's."""
-        return any(module is container for container, _, _, _ in self._contents)
+        return id(module) in self._identities
+
+    def now(self) -> "Snapshot":
+        """Takes a snapshot of what the same modules, lists and dicts hold now."""
+        snapshot = Snapshot.__new__(Snapshot)
+        snapshot.model = self.model
+        snapshot._parts = [_part(container) for container, _, _, _ in self._parts]
+        return snapshot
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Puts everything back, with other `arrays` in place of its own if given."""
-        remaining = iter(self.arrays if arrays is None else arrays)
-        for container, kind, contents, attributes in self._contents:
+        for container, kind, contents, attributes in self._parts:
             if isinstance(container, list):
-                container[:] = [_with_arrays(remaining, value) for value in contents]
+                container[:] = contents
                 continue
             container.clear()
-            for name, value in contents.items():
-                container[name] = _with_arrays(remaining, value)
-            if isinstance(container, nn.Module):
+            # Not container.update, which a module has for parameters.
+            dict.update(container, contents)
+            if attributes is not None:
                 container.__class__ = kind
-                vars(container).clear()
-                vars(container).update(_with_own_sets(attributes))
+                own = vars(container)
+                own.clear()
+                own.update(_with_own_sets(attributes))
+        if arrays is not None:
+            remaining = iter(arrays)
+            for container, place, value in self._places:
+                container[place] = _with_arrays(remaining, value)
 
     def restore_copies(self) -> None:
         """Puts copies of the arrays in, which share their data.
@@ -62,6 +81,20 @@ class Snapshot:
         """
         copies = {id(array): copy.copy(array) for array in self.arrays}
         self.restore([copies[id(array)] for array in self.arrays])
+
+
+def _part(container: Any) -> tuple[Any, type[Any], Any, dict[str, Any] | None]:
+    """Gives a module, list or dict with its class, its contents and its attributes."""
+    if isinstance(container, list):
+        return container, list, list(container), None
+    attributes = None
+    if isinstance(container, nn.Module):
+        attributes = _with_own_sets(vars(container))
+    return container, type(container), dict(container), attributes
+
+
+def _items(contents: Any) -> Iterable[tuple[Any, Any]]:
+    return enumerate(contents) if isinstance(contents, list) else contents.items()
 
 
 @contextmanager
@@ -87,7 +120,7 @@ def with_own_containers(output: Any) -> Any:
     Raises:
         TypeError: the output has an iterator or a coroutine, such as a generator.
     """
-    if isinstance(output, nn.Module):
+    if isinstance(output, (mx.array, nn.Module)):
         return output
     if isinstance(output, (Iterator, AsyncIterator, Coroutine)):
         if isinstance(output, Coroutine):
@@ -106,10 +139,11 @@ def with_own_containers(output: Any) -> Any:
 
 def _with_own_sets(attributes: dict[str, Any]) -> dict[str, Any]:
     """Copies sets, such as that of the frozen parameters, which are changed in place."""
-    return {
-        name: set(value) if isinstance(value, set) else value
-        for name, value in attributes.items()
-    }
+    copied = attributes.copy()
+    for name, value in attributes.items():
+        if type(value) is set:
+            copied[name] = value.copy()
+    return copied
 
 
 def _arrays(value: Any) -> Iterator[mx.array]:

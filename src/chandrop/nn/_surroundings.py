@@ -88,17 +88,16 @@ def is_constant(array: mx.array) -> bool:
     return True
 
 
-@contextmanager
-def noting_global_draws(transform: str) -> Iterator[None]:
-    """Notes a transform if MLX's global stream is drawn from meanwhile."""
+def call_in(transform: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls a function, and notes if it draws from MLX's global stream in a transform."""
     transforms = transforms_of_global_draws.get()
     if transforms is None:
-        yield
-        return
+        return function(*args, **kwargs)
     before = stream_state()
-    yield
+    result = function(*args, **kwargs)
     if stream_state() is not before:
         transforms.add(transform)
+    return result
 
 
 @contextmanager
@@ -126,6 +125,11 @@ class Surroundings:
     ) -> Any:
         """Calls a function in these surroundings, with other `indices` of the members."""
         # A copy, since a context cannot be entered twice, as nested checkpoints do.
-        context = self._context.copy()
-        context.run(members.set, tuple(indices))
-        return context.run(function, *args)
+        return self._context.copy().run(_as_members, tuple(indices), function, *args)
+
+
+def _as_members(
+    indices: tuple[mx.array, ...], function: Callable[..., Any], *args: Any
+) -> Any:
+    members.set(indices)
+    return function(*args)

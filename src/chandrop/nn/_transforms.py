@@ -15,9 +15,9 @@ from chandrop.nn._keyed_layer import KeyedLayer, key_from_global_stream
 from chandrop.nn._recomputation import call_checkpointed
 from chandrop.nn._surroundings import (
     Trace,
+    call_in,
     is_constant,
     members,
-    noting_global_draws,
     trace,
 )
 
@@ -87,8 +87,7 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
         def member(index: mx.array, *args: Any) -> Any:
             outer = members.set((*members.get(), index))
             try:
-                with noting_global_draws("mx.vmap"):
-                    return fun(*args)
+                return call_in("mx.vmap", fun, *args)
             finally:
                 members.reset(outer)
 
