@@ -82,6 +82,10 @@ def test_masks_of_plain_layers(tmp_path):
         masks.append([mx.load(str(path)) for path in paths])
         mx.eval(masks[-1])
     (whole,), (first, second) = masks
+    assert first["is_told"].item()
+    assert second["is_told"].item()
+    assert not whole["is_told"].item()
+    assert not first["is_told_in_vain"].item()
     assert_same(first["seeded_alike"], second["seeded_alike"])
     assert not mx.array_equal(first["own_keys"], second["own_keys"])
     parts = [first["as_one_process"], second["as_one_process"]]

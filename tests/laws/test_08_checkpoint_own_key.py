@@ -345,6 +345,28 @@ def test_functional_call_around_in_a_vmap(wrap, key):  # 0.6 to 1.1
         assert error(gradients, expected_gradients) < 1e-5
 
 
+def test_functional_call_around_nested_checkpoints(key):
+    keys = mx.random.split(key, 3)
+
+    def gradient(wrap):
+        mx.random.seed(2)
+        inner = [nn.Sequential(block(), Wrapped(wrap, block())) for _ in range(2)]
+        model = nn.Sequential(*(Wrapped(wrap, part) for part in inner))
+
+        def value(parameters, key):
+            return (functional_call(model, parameters, X, key=key) ** 2).mean()
+
+        def total(parameters):
+            return mx.vmap(value, in_axes=(None, 0))(parameters, keys).sum()
+
+        return mx.value_and_grad(total)(model.parameters())
+
+    for wrap in WRAPS.values():
+        (value, gradients), (expected, expected_gradients) = map(gradient, (wrap, as_it_is))
+        assert mx.allclose(value, expected, rtol=1e-5)
+        assert error(gradients, expected_gradients) < 1e-5
+
+
 def test_frozen_parameters_in_a_vmap(key):
     """They are no arguments of mlx.nn's checkpoint, but members' all the same."""
     mx.random.seed(2)

@@ -12,7 +12,6 @@ from chandrop.nn._layouts import Dropout, Dropout2d, Dropout3d
 from chandrop.nn._model_keys import keyed_layers, quoted
 
 MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-CHECKPOINTING = (nn.TransformerEncoder, nn.layers.transformer.TransformerDecoder)
 _OURS: dict[type[nn.Module], type[KeyedLayer]] = dict(
     zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True)
 )

@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from chandrop.functional._arguments import is_zero
 from chandrop.nn._containers import containers
-from chandrop.nn._convert import CHECKPOINTING, MLX_DROPOUTS, convert_layer, is_convertible
+from chandrop.nn._convert import MLX_DROPOUTS, convert_layer, is_convertible
 from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import keyed_layers, quoted
@@ -38,9 +38,6 @@ def subnetworks(
         for _, module in containers(model):
             if isinstance(module, nn.Module):
                 module.eval()
-        for transformer in layers_by_path(model, CHECKPOINTING).values():
-            # It would change nothing here, but hide the keys from mx.vmap.
-            transformer.checkpoint = False
         for path, layer in layers_by_path(model, MLX_DROPOUTS).items():
             if is_convertible(layer):
                 convert_layer(layer, key=mx.random.key(0))
