@@ -67,6 +67,7 @@ bench: $(VENV)/peers $(VENV)/examples
 	$(BIN)/python -m pip install --quiet --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/silent_faults.py --train
+	$(BIN)/python benchmarks/wrappers.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/uncertainty.py
 	$(BIN)/python benchmarks/family.py

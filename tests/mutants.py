@@ -1548,7 +1548,7 @@ MUTANTS = [
     Mutant(
         "what a layer was is not noted",
         LAYER,
-        "        note(self)\n",
+        "        note(self, draws)\n",
         "",
         "laws/test_08_checkpoint_own_key.py::test_every_layer",
     ),

@@ -293,6 +293,12 @@ def test_layers_outside_of_the_module_that_a_tool_has_given_keys(key):
         functional_call(model, {}, x, key=key)
     model(x)
     model(x, key)
+    functional_call(model, {}, x, key, dropout=False)
+    functional_call(model.eval(), {}, x)
+
+    block, outside = nn.Linear(2, 2), Dropout()
+    given = checkpoint(block, lambda x: outside(block(x), key=key))
+    functional_call(nn.Sequential(Dropout(), given), {}, x, key=key)
 
 
 def test_token_ids_into_an_embedding():

@@ -85,8 +85,8 @@ class KeyedLayer(nn.Module):
             x: the input.
             key: what to draw with: one key ``(2,)``, or one for each example ``(B, 2)``, or
                 one for all examples alike ``(1, 2)``; the layer's own then stays as it is.
-                Default: the layer splits its own key,
-                draws with one half and keeps the other.
+                Default: the layer splits its own key, draws with one half and keeps the
+                other.
         """
         return self._with_its_path(key, lambda: self._call(x, key))
 
@@ -104,8 +104,9 @@ class KeyedLayer(nn.Module):
         self, key: mx.array | None, function: Callable[[], Result]
     ) -> Result:
         """Calls a function that draws by `key`; its errors name the layer's path."""
-        note(self)
-        path = path_in_the_call(self) if self.training and key is None else None
+        draws = self.training and key is None
+        note(self, draws)
+        path = path_in_the_call(self) if draws else None
         try:
             return function()
         except (TypeError, ValueError) as error:

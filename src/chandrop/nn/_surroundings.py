@@ -50,16 +50,17 @@ def key_of_member(key: mx.array) -> mx.array:
     return key
 
 
-def note(module: nn.Module) -> None:
+def note(module: nn.Module, draws: bool = False) -> None:
     """Notes what a module is, for the recomputation of the checkpointed calls around.
 
     Raises:
-        ValueError: a tool has put a key into it that the checkpoint does not know of.
+        ValueError: it draws by a key that a tool has put into it, and that is no input of
+            the checkpoint.
     """
     for noted in notes.get():
         if any(snapshot.holds(module) for snapshot in noted):
             continue
-        if path_in_the_call(module) is not None:
+        if draws and path_in_the_call(module) is not None:
             raise ValueError(
                 f"A {type(module).__name__} is called in a checkpoint, but is not in the "
                 "module that is checkpointed, where mlx.nn finds layers: in attributes, "
