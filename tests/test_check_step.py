@@ -3,6 +3,8 @@
 import copy
 import pickle
 import re
+import sys
+import types
 from functools import partial
 
 import mlx.core as mx
@@ -467,3 +469,27 @@ def test_a_model_whose_layers_are_off(model):
 def test_a_model_without_dropout_layers():
     with pytest.raises(ValueError, match="convert"):
         check_step(nn.Linear(2, 2), lambda: None)
+
+
+def test_functions_that_were_imported_before(model, monkeypatch):
+    """They are MLX's own, under which a layer's own key is wrong."""
+    module = types.ModuleType("their_script")
+    module.checkpoint = _mlx.checkpoint
+    monkeypatch.setitem(sys.modules, "their_script", module)
+    with pytest.warns(
+        UserWarning, match=r"before chandrop\.nn: their_script\.checkpoint\."
+    ):
+        check_step(model, model, X)
+    module.checkpoint = mx.checkpoint
+    check_step(model, model, X)
+
+
+def test_a_model_that_an_earlier_trace_has_spoilt(model, compiles):
+    optimizer = optim.Adam(1e-2)
+    forgetful = mx.compile(training_step(model, optimizer))
+    with pytest.raises(ValueError, match="build model and optimizer anew"):
+        forgetful(X)
+    state = [model.state, optimizer.state]
+    step = mx.compile(training_step(model, optimizer), inputs=state, outputs=state)
+    with pytest.raises(ValueError, match=r"an earlier trace.*linears.*Build model and opt"):
+        check_step(model, step, X, optimizer=optimizer)

@@ -430,7 +430,7 @@ def test_layers_check_what_they_are_built_with(name, key):
         ValueError, match=r"Received keys of shape \(3, 2\)\. Expected one key"
     ):
         layer(0.5, key=mx.random.split(key, 3))
-    with pytest.raises(TypeError, match="positional"):
+    with pytest.raises(TypeError, match="by position"):
         layer(0.5, key)
 
 
@@ -577,3 +577,14 @@ def test_a_scalar_has_no_path(training, key):
         chandrop.functional.drop_path(mx.array(1.0), 0.5, key)
     with pytest.raises(ValueError, match=r"Received a scalar\. .*axis 0 is the batch"):
         chandrop.nn.DropPath(0.5).train(training)(mx.array(1.0))
+
+
+def test_arguments_by_place(key):
+    with pytest.raises(
+        TypeError,
+        match=r"2 arguments for Dropout2d by.*Dropout2d\(p, groups=\.\.\., key=\.\.\.\)",
+    ):
+        chandrop.nn.Dropout2d(0.5, True)
+    with pytest.raises(TypeError, match=r"Expected DropBlock2d\(p, block_size, groups"):
+        chandrop.nn.DropBlock2d(0.5, 3, key)
+    assert chandrop.nn.ChannelDropout(0.5, 1).p == 0.5

@@ -1,3 +1,4 @@
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
 from chandrop.nn._snapshot import Snapshot, changing_models, put_back
 from chandrop.nn._surroundings import is_constant, transforms_of_global_draws
-from chandrop.nn._transforms import CARRY, KeysNotCarriedError
+from chandrop.nn._transforms import CARRY, KeysNotCarriedError, seen_before
 
 _ANEW = """
 Build the optimizer anew, since mx.compile has left arrays of its trace in it."""
@@ -42,7 +43,9 @@ def check_step(
 
     A layer whose key does not advance uncompiled either is not reported: the step does not
     call it, gives it a key, or gives keys to the model by :func:`rekey`. Keys that do not
-    come from the layers, as those of :func:`functional_call`, are not checked.
+    come from the layers, as those of :func:`functional_call`, are not checked. Warns of
+    modules that have imported MLX's functions before :mod:`chandrop.nn`, since the layers
+    are wrong in these.
 
     Args:
         model: the model that `step` trains.
@@ -74,6 +77,13 @@ def check_step(
                 f"None of the model's dropout layers is on: {quoted(layers)}. Expected "
                 "training mode, model.train(), and a rate above 0."
             )
+        left = _left_traced(model)
+        if left:
+            raise ValueError(
+                f"The model holds arrays of an earlier trace of mx.compile: {quoted(left)}."
+                " Build model and optimizer anew, and then the step."
+            )
+        _check_can_be_seen()
         with _all_put_back(model, optimizer):
             anew = _ANEW if optimizer is None else ""
             words = _words(model)
@@ -126,12 +136,11 @@ def _called(
             "The compiled step takes MLX's global stream, but does not give it back. Carry "
             "mx.random.state among the outputs, too."
         )
-    arrays = dict(tree_flatten(model.state))
-    left = [path for path, array in arrays.items() if not is_constant(array)]
+    left = _left_traced(model)
     if left:
         raise ValueError(
-            f"mx.compile has left arrays of its trace in the model: {quoted(left)}. {CARRY}"
-            f"{anew}\n"
+            f"mx.compile has left arrays of its trace in the model: {quoted(left)}. Carry "
+            f"{CARRY}{anew}\n"
             "If both are carried: optimizer.state was replaced after the list was made; "
             "make it later."
         )
@@ -173,6 +182,23 @@ def _init(optimizer: Any, snapshots: list[Snapshot], i: int, parameters: Any) ->
     snapshots[i] = Snapshot(vars(optimizer))
 
 
+def _left_traced(model: nn.Module) -> list[str]:
+    """Gives the paths of the arrays that stand for an input of a trace."""
+    arrays = dict(tree_flatten(model.state))
+    return [path for path, array in arrays.items() if not is_constant(array)]
+
+
+def _check_can_be_seen() -> None:
+    places = seen_before()
+    if places:
+        warnings.warn(
+            f"MLX's own functions were imported before chandrop.nn: {', '.join(places)}. "
+            "In these, dropout layers draw wrong masks without an error. Import "
+            "chandrop.nn first, or call mx.vmap, mx.checkpoint and mx.compile.",
+            stacklevel=3,
+        )
+
+
 def _words(model: nn.Module) -> dict[str, str]:
     """Gives keys as they can be compared later."""
     return {path: str(key.tolist()) for path, key in get_keys(model).items()}
@@ -204,7 +230,7 @@ def _check_keys_advance(uncompiled: _Call, calls: list[_Call], paths: list[str])
 def _repeats_at_every_step(paths: Iterable[str], anew: str = "") -> ValueError:
     return ValueError(
         f"These layers drop the same at every step: {quoted(paths)}. The step is compiled "
-        f"and does not carry their keys. {CARRY}{anew}"
+        f"and does not carry their keys. Carry {CARRY}{anew}"
     )
 
 

@@ -70,8 +70,9 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
     elif not chosen and not _has_keyed_layers(model):
         warnings.warn(
             f"Received a {type(model).__name__} without dropout layers, so none is "
-            "converted. If one is in a lambda or the like: make it an attribute of the "
-            "model.",
+            "converted. If layers come later, as by mlx-lm's linear_to_lora_layers, "
+            "convert the model after that. If one is in a lambda or the like: make it an "
+            "attribute of the model.",
             stacklevel=2,
         )
     for path, layer in chosen.items():

@@ -32,9 +32,9 @@ class KeyedLayer(nn.Module):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "KeyedLayer":
-        """Makes a layer, and names its class where it is given a wrong keyword."""
-        if kwargs:
-            check_words(cls, kwargs)
+        """Makes a layer, and names its class where it is given a wrong argument."""
+        if kwargs or len(args) > 1:
+            check_words(cls, args, kwargs)
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, p: float | mx.array, key: mx.array | None):

@@ -3,6 +3,7 @@
 The wrappers change nothing where no layer draws by its own key.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import update_wrapper, wraps
 from typing import Any
@@ -59,6 +60,18 @@ def wrap_transforms(on: bool = True) -> None:
             setattr(mx, name, wrapper)
         elif getattr(mx, name) is wrapper:
             setattr(mx, name, getattr(_mlx, name))
+
+
+def seen_before() -> list[str]:
+    """Names where other modules hold MLX's own functions, which no wrapper reaches."""
+    own = [getattr(_mlx, name) for name in _WRAPPERS]
+    return [
+        f"{place}.{name}"
+        for place, module in list(sys.modules.items())
+        if place.split(".")[0] not in ("mlx", "chandrop")
+        for name, value in list(getattr(module, "__dict__", {}).items())
+        if any(value is function for function in own)
+    ]
 
 
 class _Transformed:
@@ -131,6 +144,14 @@ def checkpoint(fun: Callable[..., Any]) -> _Transformed:
     return _Transformed(call, fun)
 
 
+CARRY = """\
+the model's state, where the keys are:
+    state = [model.state, optimizer.state]
+    step = mx.compile(step, inputs=state, outputs=state)
+If you carry it already, the function calls rekey or set_keys with a Python number, which
+mx.compile has fixed. Pass the number as an array: step(mx.array(number))."""
+
+
 class KeysNotCarriedError(ValueError):
     """A compiled function does not carry the keys of its layers."""
 
@@ -139,19 +160,11 @@ class KeysNotCarriedError(ValueError):
         kinds = ", ".join(dict.fromkeys(map(repr, layers)))
         super().__init__(
             f"The compiled function {name} does not carry the keys of its dropout layers, "
-            f"{kinds}, so every call would repeat one mask. {CARRY}\n"
-            "chandrop.nn.check_step names the layers' paths. If the function updates the "
-            "model, build model and optimizer anew, since mx.compile has left arrays of "
-            "its trace in them."
+            f"{kinds}, so every call would repeat one mask. If it updates the model, build "
+            "model and optimizer anew, since mx.compile has left arrays of its trace in "
+            f"them. Then carry {CARRY}\n"
+            "chandrop.nn.check_step names the layers' paths."
         )
-
-
-CARRY = """\
-Carry the model's state, where the keys are:
-    state = [model.state, optimizer.state]
-    step = mx.compile(step, inputs=state, outputs=state)
-If it is carried, the function itself sets the keys, from a number that its trace has
-fixed: pass that as an array, step(mx.array(number))."""
 
 
 @wraps(_mlx.compile)

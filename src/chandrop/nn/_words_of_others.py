@@ -1,11 +1,12 @@
 """What other libraries call what a layer has, and what it does not have."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 WORDS_FOR_RATE = frozenset({"rate", "drop_prob", "dropout"})
 
+_BY_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Words of torch, timm, torchvision, Flax, Haiku, Equinox or Keras, and what takes their
 # place: another word, or none.
 _OURS = {**dict.fromkeys(WORDS_FOR_RATE, "p"), "rngs": "key", "seed": "key"}
@@ -25,15 +26,25 @@ _EXPECTED = {
 }
 
 
-def check_words(layer: type[Any], keywords: Mapping[str, Any]) -> None:
-    """Raises for a keyword that the constructor of a class does not take.
+def check_words(
+    layer: type[Any], arguments: Sequence[Any], keywords: Mapping[str, Any]
+) -> None:
+    """Raises for an argument that the constructor of a class does not take.
 
     Python's own error would name the class that defines the constructor, a private one.
     """
-    parameters = inspect.signature(layer.__init__).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    signature = inspect.signature(layer.__init__)
+    parameters = signature.parameters
+    if any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters.values()):
         return
     taken = list(parameters)[1:]
+    by_place = [name for name in taken if parameters[name].kind is not _BY_KEYWORD]
+    if len(arguments) > len(by_place):
+        others = [f"{name}=..." for name in taken if name not in by_place]
+        raise TypeError(
+            f"Received {len(arguments)} arguments for {layer.__name__} by position. "
+            f"Expected {layer.__name__}({', '.join([*by_place, *others])})."
+        )
     for word, value in keywords.items():
         if word in taken:
             continue

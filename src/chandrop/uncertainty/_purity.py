@@ -59,9 +59,10 @@ def _no_global_draw() -> Iterator[None]:
     raise ValueError(
         "Received a model, or function, that draws from MLX's global stream. Expected it "
         "to draw by the key: other draws do not depend on it, and under mx.vmap all "
-        "samples share them. Draw in a function fn(key, x), with "
-        "key=chandrop.random.fold_in(key, 0), and give the model what is drawn. Build "
-        "layers before the call, since that draws, too."
+        "samples share them. Draw in a function fn(key, x) and give the model what is "
+        "drawn: in sample by key=chandrop.random.fold_in(key, 0), in predict by "
+        "key=chandrop.random.fold_in(key, 0)[0], once for all examples. Build layers "
+        "before the call, since that draws, too."
     )
 
 
