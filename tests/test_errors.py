@@ -135,16 +135,16 @@ WORDS = {
     "rate": (0.3, "Expected p: {name}(p=0.3)."),
     "drop_prob": (0.3, "Expected p: {name}(p=0.3)."),
     "dropout": (0.3, "Expected p: {name}(p=0.3)."),
-    "inplace": (True, "Expected none: the result is always a new array."),
+    "inplace": (True, "The result is always a new array."),
     "rngs": (mx.random.key(1), "Expected key: {name}(key=mx.random.key(0))."),
     "seed": (3, "Expected key: {name}(key=mx.random.key(0))."),
-    "training": (True, "layer.train() or layer.eval()."),
-    "deterministic": (False, "layer.train() or layer.eval()."),
-    "inference": (False, "layer.train() or layer.eval()."),
+    "training": (True, "layer.eval() and layer.train() change that."),
+    "deterministic": (False, "layer.eval() and layer.train() change that."),
+    "inference": (False, "layer.eval() and layer.train() change that."),
     "data_format": ("NCHW", "ChannelDropout(p, spatial_axes=...)."),
     "noise_shape": ((4, 1, 8), "ChannelDropout(p, spatial_axes=...)."),
     "broadcast_dims": ((1,), "ChannelDropout(p, spatial_axes=...)."),
-    "mode": ("batch", "for the whole batch with layer(x, key=key[None])."),
+    "mode": ("batch", "layer(x, key=key[None]) draws once for all."),
     "scale_by_keep": (False, "is always scaled, which keeps the mean."),
     "keys": (0, "Expected one of p, "),
 }
@@ -159,7 +159,7 @@ def test_words_of_other_libraries(name, word):
         with pytest.raises(TypeError) as error:
             getattr(chandrop.nn, name)(**others, **{word: value})
         message = str(error.value)
-        assert message.startswith(f"Received {name}({word}={shown}). Expected ")
+        assert message.startswith(f"{name} takes no {word}={shown}. ")
         assert expected.format(name=name) in message
 
 
@@ -201,7 +201,7 @@ def test_a_subclass_may_take_them(key):
         assert (type(again), again.p, again.inplace) == (Taking, 0.25, True)
     assert Strict(drop_prob=0.25).p == 0.25
     with pytest.raises(
-        TypeError, match=r"Strict\(rate=0\.5\)\. Expected one of drop_prob\."
+        TypeError, match=r"Strict takes no rate=0\.5\. Expected one of drop_prob\."
     ):
         Strict(rate=0.5)
 

@@ -12,7 +12,13 @@ from mlx.utils import tree_flatten, tree_map
 from models import MODELS, BatchNormNetwork, Conv2dNetwork, InDicts, recorded
 from subjects import assert_same, assert_trees_close
 
-from chandrop.nn import Dropout, Dropout2d, functional_call, stack_parameters
+from chandrop.nn import (
+    Dropout,
+    Dropout2d,
+    ThinDropout,
+    functional_call,
+    stack_parameters,
+)
 from chandrop.random import example_keys
 
 each = pytest.mark.parametrize("subject", MODELS, ids=lambda s: s.name)
@@ -554,3 +560,11 @@ def test_an_ensemble_trained_in_one_step(build, key):
         train_alone(member, keys[:, i], x, y)
         one = tree_map(lambda array, i=i: array[i], ensemble.parameters())
         assert_trees_close(one, member.parameters(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [ThinDropout(0.1), Dropout(0.0)])
+def test_layers_that_keep_all_count_as_called(layer, key):
+    model = nn.Sequential(nn.Linear(4, 4), layer)
+    x = mx.ones((4, 4))
+    y = functional_call(model, {}, x, key=key, dropout=True)
+    assert_same(y, model.layers[0](x))

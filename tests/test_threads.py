@@ -9,7 +9,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from chandrop.nn import Dropout, functional_call
+from chandrop.nn import Dropout, check_step, checkpoint, functional_call
+from chandrop.uncertainty import predict
 
 
 def test_tools_in_eight_threads_give_the_bits_of_one():
@@ -25,6 +26,45 @@ def test_tools_in_eight_threads_give_the_bits_of_one():
     assert finished.returncode == 0
 
 
+def in_another_thread(call):
+    """Calls a function, and gives the message of its RuntimeError."""
+    messages = []
+
+    def run():
+        try:
+            call()
+        except RuntimeError as error:
+            messages.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return messages
+
+
+@pytest.mark.parametrize("tool", ["check_step", "checkpoint", "predict"])
+def test_a_plain_call_while_a_tool_changes_the_model(tool, key):
+    model, x, messages = nn.Sequential(nn.Linear(3, 3), Dropout(0.5)), mx.ones((2, 3)), []
+
+    def meanwhile(x):
+        if tool != "checkpoint" or messages or layer_is_recomputed:
+            messages.extend(in_another_thread(lambda: model.layers[1](x)))
+        layer_is_recomputed.append(True)
+        return x
+
+    layer_is_recomputed = []
+    model.layers.append(meanwhile)
+    if tool == "check_step":
+        check_step(model, model, x)
+    elif tool == "checkpoint":
+        mx.grad(lambda x: checkpoint(model)(x).sum())(x)
+    else:
+        predict(model, mx.random.split(key, 2), x)
+    assert messages
+    assert all("while another thread calls its model" in message for message in messages)
+    model.layers[1](x)
+
+
 def test_a_plain_call_in_another_thread_meanwhile(key):
     """The keys that it would draw by are those of the tool's call."""
 
@@ -34,21 +74,13 @@ def test_a_plain_call_in_another_thread_meanwhile(key):
             self.dropout = Dropout(0.5)
 
         def __call__(self, x):
-            thread = threading.Thread(target=plain_call)
-            thread.start()
-            thread.join()
+            messages.extend(in_another_thread(lambda: self.dropout(x)))
+            assert not in_another_thread(lambda: self.dropout(x, key=key))
             return self.dropout(x)
 
-    model, x, errors = Waiting(), mx.ones((2, 3)), []
-
-    def plain_call():
-        try:
-            model.dropout(x)
-        except RuntimeError as error:
-            errors.append(str(error))
-
+    model, x, messages = Waiting(), mx.ones((2, 3)), []
     functional_call(model, {}, x, key=key)
-    (message,) = errors
+    (message,) = messages
     assert "while another thread calls its model" in message
     assert "copy.deepcopy(model)" in message
     model.dropout(x)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from chandrop import _mlx
 from chandrop.functional import dropout
 from chandrop.nn import Dropout, functional_call, get_keys, rekey, wrap_transforms
 from chandrop.random import fold_in
+from chandrop.uncertainty import sample
 
 NAMES = ("vmap", "checkpoint", "compile")
 X = normal((4, 6))
@@ -57,8 +59,9 @@ def test_they_leave_what_others_have_put_in_their_place():
 
     wrapped, mx.vmap = mx.vmap, mine
     try:
-        wrap_transforms(False)
-        assert mx.vmap is mine
+        for on in (True, False):
+            wrap_transforms(on)
+            assert mx.vmap is mine
     finally:
         mx.vmap = wrapped
         wrap_transforms()
@@ -151,6 +154,28 @@ def test_keyword_arguments_and_wrong_axes_are_refused_as_by_mlx():
         mx.vmap(lambda x: x)(x=mx.ones(2))
     with pytest.raises(TypeError, match="incompatible function arguments"):
         mx.vmap(lambda x: x, in_axes=None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_function(name):
+    errors = []
+    for module in (_mlx, mx):
+        with pytest.raises(TypeError) as error:
+            getattr(module, name)(5)
+        errors.append(str(error.value))
+    assert errors[0].splitlines()[0] == errors[1].splitlines()[0]
+
+
+def test_variables_of_a_context_are_the_users():
+    """The recomputation sets them as the call does."""
+    counter = ContextVar("counter", default=0)
+
+    def counting(x):
+        counter.set(counter.get() + 1)
+        return mx.sin(x)
+
+    mx.grad(lambda x: mx.checkpoint(counting)(x).sum())(X)
+    assert counter.get() == 2
 
 
 def test_where_no_layer_draws_nothing_changes(key, compiles):
@@ -345,6 +370,32 @@ def test_checkpointed_and_nested_steps_that_carry_nothing(compiles):
     assert_raises_at_every_call(outer, X)
     mapped = mx.compile(lambda x: mx.vmap(model)(mx.stack([x, x])))
     assert_raises_at_every_call(mapped, X)
+
+
+def test_a_function_that_is_first_traced_in_another_call(model, compiles):
+    """It raises wherever it is called, then and afterwards."""
+    keys = mx.random.split(mx.random.key(0), 3)
+    for chunk in (None, 1):
+        compiled = mx.compile(lambda x: model(x))
+        with pytest.raises(ValueError, match="the keys|without a key"):
+            sample(lambda key, x, compiled=compiled: compiled(x), keys, X, chunk=chunk)
+        assert_raises_at_every_call(compiled, X)
+    mx.eval(model.state)
+    inner = mx.compile(lambda: model(X))
+    outer = mx.compile(lambda x: inner() + x.sum())
+    # What a compiled function without arguments gives, MLX takes for an array of no trace.
+    with pytest.raises(ValueError, match="uncaptured inputs|the keys"):
+        outer(X)
+    assert_raises_at_every_call(inner)
+
+
+def test_the_lines_of_the_message_work_on_what_has_raised(model, compiles):
+    optimizer = optim.SGD(0.0)
+    step = mx.compile(lambda x: loss_of(model, x))
+    assert_raises_at_every_call(step, X)
+    state = [model.state, optimizer.state]
+    step = mx.compile(step, inputs=state, outputs=state)
+    assert len({step(X).item() for _ in range(3)}) == 3
 
 
 CARRIED = {

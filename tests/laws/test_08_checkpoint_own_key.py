@@ -4,6 +4,7 @@ Loss, gradients and keys are those without it. A number in a comment is the rela
 of the gradient that MLX's checkpoint gives without the wrapper.
 """
 
+import copy
 import gc
 import weakref
 
@@ -526,6 +527,27 @@ def test_what_a_call_notes_is_freed_with_its_graph(key):
     freed = differentiated()
     gc.collect()
     assert freed() is None
+
+
+@pytest.mark.parametrize(
+    "build",
+    [lambda: Dropout(0.5), lambda: copy.deepcopy(PROTOTYPE), lambda: copy.copy(PROTOTYPE)],
+)
+def test_a_layer_that_is_built_inside(build, key):
+    """The recomputation would build another one: wrong by 1.1."""
+    with pytest.raises(
+        ValueError, match=r"without a key inside of a checkpointed function"
+    ):
+        mx.checkpoint(lambda x: build()(x))(X)
+
+    def gradient(wrap):
+        call = wrap(lambda x: mx.sin(Dropout(0.5, key=key)(x)))
+        return mx.grad(lambda x: (call(x) ** 2).sum())(X)
+
+    assert mx.allclose(gradient(mx.checkpoint), gradient(as_it_is), rtol=1e-5)
+
+
+PROTOTYPE = Dropout(0.5)
 
 
 def test_saved_keys_repeat_a_step():

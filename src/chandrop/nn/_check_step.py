@@ -8,19 +8,22 @@ from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from chandrop import _mlx
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._convert import MLX_DROPOUTS
 from chandrop.nn._layers_by_path import layers_by_path
+from chandrop.nn._layers_of_the_call import in_use
 from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
 from chandrop.nn._snapshot import Snapshot, changing_models, put_back
 from chandrop.nn._surroundings import is_constant, transforms_of_global_draws
 from chandrop.nn._transforms import CARRY, KeysNotCarriedError, seen_before
 
 _ANEW = """
-Build the optimizer anew, since mx.compile has left arrays of its trace in it."""
+If the step updates an optimizer, build that anew, since mx.compile has left arrays of its
+trace in it."""
 
 # The first call in a process may be traced once more.
 _CALLS = 4
@@ -33,7 +36,8 @@ def check_step(
 
     Call this once before training, on a small batch. The step is run five times, the first
     time uncompiled. Model, keys, optimizer and MLX's global stream are then put back, so
-    training goes on as if it had not been called. These repeat masks:
+    training goes on as if it had not been called; what other objects hold is not. These
+    repeat masks:
 
     - a compiled step that does not carry the keys, or MLX's global stream if it draws from
       that: the first mask stays in it for ever;
@@ -45,7 +49,8 @@ def check_step(
     call it, gives it a key, or gives keys to the model by :func:`rekey`. Keys that do not
     come from the layers, as those of :func:`functional_call`, are not checked. Warns of
     modules that have imported MLX's functions before :mod:`chandrop.nn`, since the layers
-    are wrong in these.
+    are wrong in these. Other tools wait meanwhile, in all threads, so the step may not wait
+    for a thread that uses one.
 
     Args:
         model: the model that `step` trains.
@@ -84,23 +89,19 @@ def check_step(
                 " Build model and optimizer anew, and then the step."
             )
         _check_can_be_seen()
-        with _all_put_back(model, optimizer):
+        with _all_put_back(model, optimizer), in_use(map(id, layers.values())):
             anew = _ANEW if optimizer is None else ""
             words = _words(model)
             _check_keys_differ({path: words[path] for path in dropping})
-            compiled = _compile_is_on()
-            mx.disable_compile()
-            try:
+            with _not_compiled():
                 uncompiled = _called(model, step, args, anew)
-            finally:
-                if compiled:
-                    mx.enable_compile()
+            own = {path for path in dropping if uncompiled.keys[path] != words[path]}
+            # Before anything may raise on one rank, and leave the others waiting.
+            _check_ranks_differ(uncompiled.keys, dropping, own)
             calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
             _check_keys_differ({path: calls[0].keys[path] for path in dropping})
             _check_keys_advance(uncompiled, calls[1:], dropping)
             _check_global_draws(model, calls, uncompiled)
-            own = [path for path in dropping if uncompiled.keys[path] != words[path]]
-            _check_ranks_differ(uncompiled.keys, own)
 
 
 class _Call(NamedTuple):
@@ -160,19 +161,38 @@ def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
             f"Received an optimizer of type {type(optimizer).__name__}. Expected an "
             "mlx.optimizers.Optimizer: check_step(model, step, x, optimizer=optimizer)."
         )
-    parts = [] if optimizer is None else [optimizer, *getattr(optimizer, "optimizers", ())]
     stream = stream_state().tolist()
     with put_back(model) as [before]:
         before.restore_copies()
+        parts = _optimizers_of(optimizer)
         snapshots = [Snapshot(vars(part)) for part in parts]
         for i, part in enumerate(parts):
-            part.init = partial(_init, part, snapshots, i)
+            if hasattr(part, "init"):
+                part.init = partial(_init, part, snapshots, i)
         try:
             yield
         finally:
             for snapshot in snapshots:
                 snapshot.restore()
             set_stream(stream)
+
+
+def _optimizers_of(optimizer: Any) -> list[Any]:
+    """Gives an optimizer, and those that it holds."""
+    found: dict[int, Any] = {}
+    pending = [] if optimizer is None else [optimizer]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, (list, tuple)):
+            pending.extend(value)
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+        elif id(value) in found:
+            continue
+        elif value is optimizer or isinstance(value, Optimizer):
+            found[id(value)] = value
+            pending.extend(vars(value).values())
+    return list(found.values())
 
 
 def _init(optimizer: Any, snapshots: list[Snapshot], i: int, parameters: Any) -> None:
@@ -245,7 +265,7 @@ def _check_global_draws(model: nn.Module, calls: list[_Call], uncompiled: _Call)
         )
     elif "mx.vmap" in transforms and theirs:
         what = "In mx.vmap all members drop the same."
-    elif uncompiled.draws and not calls[-1].draws:
+    elif "mx.compile" in transforms or (uncompiled.draws and not calls[-1].draws):
         what = (
             "The compiled step does not carry the stream, which is mx.random.state, so "
             "every step repeats the first one's draws."
@@ -261,18 +281,19 @@ def _check_global_draws(model: nn.Module, calls: list[_Call], uncompiled: _Call)
     raise ValueError(f"{who} {what} {fix}")
 
 
-def _check_ranks_differ(words: dict[str, str], paths: list[str]) -> None:
+def _check_ranks_differ(words: dict[str, str], paths: list[str], own: set[str]) -> None:
+    """Raises if layers that draw by their `own` keys hold the same on several ranks."""
     if not mx.distributed.is_available():
         return
     ranks = mx.distributed.init()
-    if ranks.size() == 1 or not paths:
+    if ranks.size() == 1:
         return
     hashes = mx.array([crc32(words[path].encode()) for path in paths], dtype=mx.uint32)
     others: Any = mx.distributed.all_gather(hashes[None], group=ranks).tolist()
     same = [
         path
         for i, path in enumerate(paths)
-        if len({rank_hashes[i] for rank_hashes in others}) < ranks.size()
+        if path in own and len({rank_hashes[i] for rank_hashes in others}) < ranks.size()
     ]
     if same:
         raise ValueError(
@@ -282,6 +303,17 @@ def _check_ranks_differ(words: dict[str, str], paths: list[str]) -> None:
             "    rank = mx.distributed.init().rank()\n"
             "    chandrop.nn.rekey(model, chandrop.random.fold_in(key, rank))"
         )
+
+
+@contextmanager
+def _not_compiled() -> Iterator[None]:
+    compiled = _compile_is_on()
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        if compiled:
+            mx.enable_compile()
 
 
 def _compile_is_on() -> bool:

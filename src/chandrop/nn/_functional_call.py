@@ -97,12 +97,11 @@ def functional_call(
             _check_no_layer_drops_without_key(dropouts, key)
             if key is not None:
                 assign_keys(layers, key)
-            assigned = {path: layer._key for path, layer in layers.items()}
             own_parameters = model.parameters() if return_state else None
-            with layers_of_the_call(model, layers), keys_are_given():
+            with layers_of_the_call(model, layers) as called, keys_are_given():
                 output = with_own_containers(model(*args, **kwargs))
             if dropout not in (None, False) and key is not None:
-                _check_some_layer_drew(layers, assigned)
+                _check_some_layer_was_called(layers, called)
             return (output, _state(model, own_parameters)) if return_state else output
 
 
@@ -151,12 +150,8 @@ def _state(model: nn.Module, own_parameters: Any) -> Any:
     return tree_map_with_path(lambda path, array: left.get(path, array), own_parameters)
 
 
-def _check_some_layer_drew(
-    layers: dict[str, KeyedLayer], assigned: dict[str, mx.array]
-) -> None:
-    # A layer that draws advances its key.
-    dropping = [path for path, layer in layers.items() if layer._would_drop()]
-    if dropping and all(layers[path]._key is assigned[path] for path in dropping):
+def _check_some_layer_was_called(layers: dict[str, KeyedLayer], called: set[int]) -> None:
+    if not called and any(layer._would_drop() for layer in layers.values()):
         raise ValueError(
             "Received a key, and dropout that is on, but no dropout layer drew with it: "
             f"{quoted(layers)}. Are they called only `if self.training`, or with keys of "

@@ -7,8 +7,8 @@ import mlx.nn as nn
 
 from chandrop._mlx import vmap
 from chandrop.functional._arguments import as_rate, check_dtype, check_input, is_zero
-from chandrop.nn._layers_of_the_call import path_in_the_call
-from chandrop.nn._surroundings import key_of_member, note, note_draw
+from chandrop.nn._layers_of_the_call import check_not_in_use, path_in_the_call
+from chandrop.nn._surroundings import key_of_member, note, note_draw, notes
 from chandrop.nn._words_of_others import WORDS_FOR_RATE, check_words, declares
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
@@ -104,6 +104,8 @@ class KeyedLayer(nn.Module):
         self, key: mx.array | None, function: Callable[[], Result]
     ) -> Result:
         """Calls a function that draws by `key`; its errors name the layer's path."""
+        if key is None:
+            check_not_in_use(self)
         draws = self.training and key is None
         note(self, draws)
         path = path_in_the_call(self) if draws else None
@@ -191,6 +193,13 @@ def _split(key: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def key_from_global_stream() -> mx.array:
+    """Gives a key to a layer that is built or copied."""
+    if notes.get():
+        raise ValueError(
+            "A dropout layer is built or copied without a key inside of a checkpointed "
+            "function, so the recomputation would draw another mask. Build it before, or "
+            "give it a key: Dropout(0.5, key=key)."
+        )
     # Sixteen bits a draw, because mx.random.randint has only 24 random ones.
     halves = mx.random.randint(0, 2**16, (2, 2)).astype(mx.uint32)
     return halves[0] * 2**16 + halves[1]

@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop import _mlx
-from chandrop.nn._layers_of_the_call import called_models
+from chandrop.nn._layers_of_the_call import call_around, in_use
 from chandrop.nn._snapshot import Snapshot, changing_models, with_own_containers
 from chandrop.nn._surroundings import Surroundings, call_in, members, notes
 
@@ -38,7 +38,8 @@ def call_checkpointed(
         module: what the function depends on, beside its arguments, and is differentiated
             with respect to.
     """
-    models = called_models.get() if module is None else (module,)
+    around = call_around.get()
+    models = (module,) if module is not None else around.models if around else ()
     noted = [Snapshot(model) for model in models]
     # The arrays of a model may be members' of a vmap, and MLX calls the function once more
     # to map over it. So they have to be inputs, and the members' indices, too.
@@ -66,7 +67,7 @@ def call_checkpointed(
             # MLX would differentiate with respect to all arguments, such as indices.
             args, kwargs = _with_constants((args, kwargs), constant)
         inputs = _with_constants(inputs, constant)
-        with changing_models:
+        with changing_models, in_use(*(snapshot.identities for snapshot in noted)):
             around = [snapshot.now() for snapshot in noted]
             if noted and module is None:
                 # mlx.nn's checkpoint and mlx-lm's put parameters into what they close over.

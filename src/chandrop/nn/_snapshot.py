@@ -41,12 +41,13 @@ class Snapshot:
         ]
 
     @cached_property
-    def _identities(self) -> set[int]:
+    def identities(self) -> set[int]:
+        """Those of the model's modules, lists and dicts."""
         return {id(container) for container, _, _, _ in self._parts}
 
     def holds(self, module: nn.Module) -> bool:
         """Whether a module is one of the model's."""
-        return id(module) in self._identities
+        return id(module) in self.identities
 
     def now(self) -> "Snapshot":
         """Takes a snapshot of what the same modules, lists and dicts hold now."""

@@ -10,6 +10,7 @@ from chandrop.nn._containers import containers
 from chandrop.nn._convert import MLX_DROPOUTS, convert_layer, is_convertible
 from chandrop.nn._functional_call import functional_call
 from chandrop.nn._layers_by_path import layers_by_path
+from chandrop.nn._layers_of_the_call import in_use
 from chandrop.nn._model_keys import keyed_layers, quoted
 from chandrop.nn._snapshot import put_back
 from chandrop.nn._thin_drop_path import ThinDropPath
@@ -48,9 +49,10 @@ def subnetworks(
                     "choose others: dropout=lambda path, layer: ..."
                 )
         _check_layers(model, dropout)
-        yield lambda key, *arguments: functional_call(
-            model, {}, *arguments, key=key, dropout=dropout
-        )
+        with in_use(map(id, keyed_layers(model).values())):
+            yield lambda key, *arguments: functional_call(
+                model, {}, *arguments, key=key, dropout=dropout
+            )
 
 
 def _check_layers(

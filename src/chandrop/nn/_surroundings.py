@@ -4,9 +4,9 @@ The wrappers of these functions, in ``_transforms``, say here that they are arou
 layers ask.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._global_stream import stream_state
-from chandrop.nn._layers_of_the_call import path_in_the_call
+from chandrop.nn._layers_of_the_call import call_around, path_in_the_call
 from chandrop.nn._snapshot import Snapshot
 from chandrop.random import fold_in
 
@@ -23,7 +23,9 @@ members: ContextVar[tuple[mx.array, ...]] = ContextVar("members", default=())
 # What each checkpointed call around has noted of modules, as they were when first used.
 notes: ContextVar[tuple[list[Snapshot], ...]] = ContextVar("notes", default=())
 # The trace of mx.compile around, if any.
-trace: ContextVar["Trace | None"] = ContextVar("trace", default=None)
+trace: ContextVar["Draws | None"] = ContextVar("trace", default=None)
+# The draws in a call that a tool watches.
+watched: ContextVar["Draws | None"] = ContextVar("watched", default=None)
 # The transforms in which MLX's global stream has been drawn from, if a tool asks for them.
 transforms_of_global_draws: ContextVar[set[str] | None] = ContextVar(
     "transforms_of_global_draws", default=None
@@ -31,12 +33,12 @@ transforms_of_global_draws: ContextVar[set[str] | None] = ContextVar(
 
 
 @dataclass
-class Trace:
-    """What a trace of ``mx.compile`` has seen.
+class Draws:
+    """The layers that have drawn by their own key.
 
     Attributes:
-        drawn: the layers that have drawn by their own key.
-        frozen: those of them whose key is a constant of the trace.
+        drawn: all of them.
+        frozen: those whose key is a constant of the trace.
     """
 
     drawn: list[Any] = field(default_factory=list)
@@ -71,13 +73,12 @@ def note(module: nn.Module, draws: bool = False) -> None:
 
 
 def note_draw(layer: nn.Module, key: mx.array) -> None:
-    """Tells the trace around, if any, that a layer draws by its own key."""
-    around = trace.get()
-    if around is None:
-        return
-    around.drawn.append(layer)
-    if is_constant(key):
-        around.frozen.append(layer)
+    """Notes that a layer draws by its own key, where a trace or a tool wants to know."""
+    for draws in (trace.get(), watched.get()):
+        if draws is not None:
+            draws.drawn.append(layer)
+            if is_constant(key):
+                draws.frozen.append(layer)
 
 
 def is_constant(array: mx.array) -> bool:
@@ -107,30 +108,38 @@ def keys_are_given() -> Iterator[None]:
 
     No index of a member around is folded in, and no trace around has to carry them.
     """
-    outer_members, outer_trace = members.set(()), trace.set(None)
+    with _set({members: (), trace: None, watched: None}):
+        yield
+
+
+@contextmanager
+def _set(values: Mapping[ContextVar[Any], Any]) -> Iterator[None]:
+    tokens = [(variable, variable.set(value)) for variable, value in values.items()]
     try:
         yield
     finally:
-        members.reset(outer_members)
-        trace.reset(outer_trace)
+        for variable, token in tokens:
+            variable.reset(token)
 
 
 class Surroundings:
     """What surrounds a call now, to be had again when the call is recomputed."""
 
     def __init__(self) -> None:
-        self._context = copy_context()
+        self._values = {variable: variable.get() for variable in _OF_A_CALL}
 
     def run(
         self, indices: Sequence[mx.array], function: Callable[..., Any], *args: Any
     ) -> Any:
         """Calls a function in these surroundings, with other `indices` of the members."""
-        # A copy, since a context cannot be entered twice, as nested checkpoints do.
-        return self._context.copy().run(_as_members, tuple(indices), function, *args)
+        with _set(self._values | {members: tuple(indices)}):
+            return function(*args)
 
 
-def _as_members(
-    indices: tuple[mx.array, ...], function: Callable[..., Any], *args: Any
-) -> Any:
-    members.set(indices)
-    return function(*args)
+_OF_A_CALL: tuple[ContextVar[Any], ...] = (
+    notes,
+    trace,
+    watched,
+    call_around,
+    transforms_of_global_draws,
+)

@@ -12,10 +12,11 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from chandrop import _mlx
+from chandrop._global_stream import stream_state
 from chandrop.nn._keyed_layer import KeyedLayer, key_from_global_stream
 from chandrop.nn._recomputation import call_checkpointed
 from chandrop.nn._surroundings import (
-    Trace,
+    Draws,
     call_in,
     is_constant,
     members,
@@ -35,8 +36,9 @@ def wrap_transforms(on: bool = True) -> None:
     - ``mx.compile``: a function that does not carry the keys raises, where every call would
       repeat one mask.
 
-    Functions that draw nothing, and layers that are given a key, are as without them. What
-    was wrapped stays so: a function made by ``mx.compile`` before keeps its check.
+    Functions that draw nothing, and layers that are given a key, are as without them, but
+    that a compiled function runs uncompiled inside ``mx.vmap``. What was wrapped stays so:
+    a function that ``mx.compile`` has made keeps its check.
 
     Args:
         on: whether to wrap them. Calling it twice is the same as calling it once.
@@ -56,10 +58,11 @@ def wrap_transforms(on: bool = True) -> None:
         True
     """
     for name, wrapper in _WRAPPERS.items():
-        if on:
-            setattr(mx, name, wrapper)
-        elif getattr(mx, name) is wrapper:
-            setattr(mx, name, getattr(_mlx, name))
+        own = getattr(_mlx, name)
+        old, new = (own, wrapper) if on else (wrapper, own)
+        # What others have put in its place stays.
+        if getattr(mx, name) is old:
+            setattr(mx, name, new)
 
 
 def seen_before() -> list[str]:
@@ -83,6 +86,12 @@ class _Transformed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(*args, **kwargs)
+
+
+class _Compiled(_Transformed):
+    """What the wrapper of mx.compile returns."""
+
+    __wrapped__: Callable[..., Any]
 
 
 @wraps(_mlx.vmap)
@@ -135,8 +144,10 @@ def _mapped_lengths(tree: Any, axes: Any) -> Iterator[int]:
 
 
 @wraps(_mlx.checkpoint)
-def checkpoint(fun: Callable[..., Any]) -> _Transformed:
+def checkpoint(fun: Callable[..., Any]) -> Any:
     """Lets the recomputation see each layer as it was at the call."""
+    if not callable(fun):
+        return _mlx.checkpoint(fun)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return call_checkpointed(fun, args, kwargs)
@@ -173,23 +184,34 @@ def compile(
     inputs: Any = None,
     outputs: Any = None,
     shapeless: bool = False,
-) -> _Transformed:
+) -> Any:
     """Raises, once MLX has traced the function, if a layer's key is not carried."""
-    # One more input, which stands for something else only while the function is traced.
+    if not callable(fun):
+        return _mlx.compile(fun)
+    if isinstance(fun, _Compiled):
+        # As a user does who adds what an error has asked for.
+        fun = fun.__wrapped__
+    # One more input, which has no value only while MLX traces the function.
     sentinel = [mx.array(0)]
+    # The layers that have drawn in the last trace, and those that repeat their masks.
     drawn: list[KeyedLayer] = []
     frozen: list[KeyedLayer] = []
 
     def traced(*args: Any, **kwargs: Any) -> Any:
-        if trace.get() is not None or is_constant(sentinel[0]):
+        if is_constant(sentinel[0]):
+            # Compiling is off, or an argument belongs to a transform around.
             return fun(*args, **kwargs)
-        outer = trace.set(current := Trace())
+        outer = trace.set(draws := Draws())
         try:
-            result = fun(*args, **kwargs)
+            if is_constant(stream_state()):
+                result = call_in("mx.compile", fun, *args, **kwargs)
+            else:
+                # It carries MLX's global stream, and draws other numbers at each call.
+                result = fun(*args, **kwargs)
         finally:
             trace.reset(outer)
-        frozen.extend(current.frozen)
-        drawn.extend(current.drawn)
+        drawn.extend(draws.drawn)
+        frozen.extend(draws.frozen)
         return result
 
     compiled = _mlx.compile(traced, [sentinel, inputs], outputs, shapeless)
@@ -205,10 +227,14 @@ def compile(
             frozen.extend(_left_traced(drawn, inputs, outputs))
             drawn.clear()
         if frozen:
-            raise KeysNotCarriedError(getattr(fun, "__name__", type(fun).__name__), frozen)
+            around = trace.get()
+            if around is None:
+                name = getattr(fun, "__name__", type(fun).__name__)
+                raise KeysNotCarriedError(name, frozen)
+            around.frozen.extend(frozen)
         return result
 
-    return _Transformed(call, fun)
+    return _Compiled(call, fun)
 
 
 def _left_traced(

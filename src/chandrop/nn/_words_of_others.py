@@ -10,19 +10,18 @@ _BY_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 # Words of torch, timm, torchvision, Flax, Haiku, Equinox or Keras, and what takes their
 # place: another word, or none.
 _OURS = {**dict.fromkeys(WORDS_FOR_RATE, "p"), "rngs": "key", "seed": "key"}
-_MODE = "the mode to be set later: layer.train() or layer.eval()"
-_AXES = "channels last; for other axes: ChannelDropout(p, spatial_axes=...)"
+_MODE = "A layer is in training mode: layer.eval() and layer.train() change that"
+_AXES = "Channels are last; for other layouts: ChannelDropout(p, spatial_axes=...)"
 _EXPECTED = {
-    "inplace": "none: the result is always a new array",
+    "inplace": "The result is always a new array",
     "training": _MODE,
     "deterministic": _MODE,
     "inference": _MODE,
     "data_format": _AXES,
     "noise_shape": _AXES,
     "broadcast_dims": _AXES,
-    "mode": "none: a DropPath draws for each example, and for the whole batch with "
-    "layer(x, key=key[None])",
-    "scale_by_keep": "none: what a DropPath keeps is always scaled, which keeps the mean",
+    "mode": "A DropPath draws for each example; layer(x, key=key[None]) draws once for all",
+    "scale_by_keep": "What a DropPath keeps is always scaled, which keeps the mean",
 }
 
 
@@ -52,10 +51,10 @@ def check_words(
         ours = _OURS.get(word)
         if ours in taken:
             example = shown if ours == "p" else "mx.random.key(0)"
-            expected = f"{ours}: {layer.__name__}({ours}={example})"
+            expected = f"Expected {ours}: {layer.__name__}({ours}={example})"
         else:
-            expected = _EXPECTED.get(word, f"one of {', '.join(taken)}")
-        raise TypeError(f"Received {layer.__name__}({word}={shown}). Expected {expected}.")
+            expected = _EXPECTED.get(word, f"Expected one of {', '.join(taken)}")
+        raise TypeError(f"{layer.__name__} takes no {word}={shown}. {expected}.")
 
 
 def declares(layer: type[Any], name: str) -> bool:
