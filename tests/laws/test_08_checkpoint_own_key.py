@@ -535,16 +535,32 @@ def test_what_a_call_notes_is_freed_with_its_graph(key):
 )
 def test_a_layer_that_is_built_inside(build, key):
     """The recomputation would build another one: wrong by 1.1."""
-    with pytest.raises(
-        ValueError, match=r"without a key inside of a checkpointed function"
-    ):
-        mx.checkpoint(lambda x: build()(x))(X)
 
-    def gradient(wrap):
-        call = wrap(lambda x: mx.sin(Dropout(0.5, key=key)(x)))
+    def gradient(wrap, function):
+        call = wrap(lambda x: mx.sin(function(x)))
         return mx.grad(lambda x: (call(x) ** 2).sum())(X)
 
-    assert mx.allclose(gradient(mx.checkpoint), gradient(as_it_is), rtol=1e-5)
+    with pytest.raises(ValueError, match=r"built or copied inside of a checkpointed fun"):
+        gradient(mx.checkpoint, lambda x: build()(x))
+
+    kept = []
+
+    def at_first_use(x):
+        if not kept:
+            kept.append(Dropout(0.5))
+            kept[0]._key = key
+        return kept[0](x)
+
+    for function in (
+        lambda x: Dropout(0.5, key=key)(x),
+        lambda x: build()(x, key=key),
+        lambda x: functional_call(build(), {}, x, key=key),
+        at_first_use,
+    ):
+        again = gradient(mx.checkpoint, function)
+        kept.clear()
+        assert mx.allclose(again, gradient(as_it_is, function), rtol=1e-5)
+        kept.clear()
 
 
 PROTOTYPE = Dropout(0.5)

@@ -8,7 +8,7 @@ import mlx.nn as nn
 from chandrop._mlx import vmap
 from chandrop.functional._arguments import as_rate, check_dtype, check_input, is_zero
 from chandrop.nn._layers_of_the_call import check_not_in_use, path_in_the_call
-from chandrop.nn._surroundings import key_of_member, note, note_draw, notes
+from chandrop.nn._surroundings import key_of_member, note, note_draw, note_new
 from chandrop.nn._words_of_others import WORDS_FOR_RATE, check_words, declares
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
@@ -42,6 +42,7 @@ class KeyedLayer(nn.Module):
         self.p = p
         if key is None:
             key = key_from_global_stream()
+            note_new(self)
         check_key(key)
         if key.ndim != 1:
             raise ValueError(
@@ -170,6 +171,7 @@ class KeyedLayer(nn.Module):
         for name, value in vars(self).items():
             vars(copied)[name] = copy_of(value)
         copied._key = key_from_global_stream()
+        note_new(copied)
         return copied
 
 
@@ -193,13 +195,6 @@ def _split(key: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def key_from_global_stream() -> mx.array:
-    """Gives a key to a layer that is built or copied."""
-    if notes.get():
-        raise ValueError(
-            "A dropout layer is built or copied without a key inside of a checkpointed "
-            "function, so the recomputation would draw another mask. Build it before, or "
-            "give it a key: Dropout(0.5, key=key)."
-        )
     # Sixteen bits a draw, because mx.random.randint has only 24 random ones.
     halves = mx.random.randint(0, 2**16, (2, 2)).astype(mx.uint32)
     return halves[0] * 2**16 + halves[1]

@@ -26,6 +26,8 @@ notes: ContextVar[tuple[list[Snapshot], ...]] = ContextVar("notes", default=())
 trace: ContextVar["Draws | None"] = ContextVar("trace", default=None)
 # The draws in a call that a tool watches.
 watched: ContextVar["Draws | None"] = ContextVar("watched", default=None)
+# The layers that the recomputation around has built, with keys from MLX's global stream.
+strays: ContextVar[list[nn.Module] | None] = ContextVar("strays", default=None)
 # The transforms in which MLX's global stream has been drawn from, if a tool asks for them.
 transforms_of_global_draws: ContextVar[set[str] | None] = ContextVar(
     "transforms_of_global_draws", default=None
@@ -72,8 +74,25 @@ def note(module: nn.Module, draws: bool = False) -> None:
         noted.append(Snapshot(module))
 
 
+def note_new(layer: nn.Module) -> None:
+    """Notes that a layer has a new key from MLX's global stream."""
+    new = strays.get()
+    if new is not None:
+        new.append(layer)
+
+
 def note_draw(layer: nn.Module, key: mx.array) -> None:
-    """Notes that a layer draws by its own key, where a trace or a tool wants to know."""
+    """Notes that a layer draws by its own key, where a trace or a tool wants to know.
+
+    Raises:
+        ValueError: a recomputation has built the layer.
+    """
+    if any(layer is new for new in strays.get() or ()):
+        raise ValueError(
+            f"A {type(layer).__name__} is built or copied inside of a checkpointed "
+            "function, so the recomputation draws another mask. Build it before, or give "
+            "it a key: Dropout(0.5, key=key)."
+        )
     for draws in (trace.get(), watched.get()):
         if draws is not None:
             draws.drawn.append(layer)
@@ -108,7 +127,7 @@ def keys_are_given() -> Iterator[None]:
 
     No index of a member around is folded in, and no trace around has to carry them.
     """
-    with _set({members: (), trace: None, watched: None}):
+    with _set({members: (), trace: None, watched: None, strays: None}):
         yield
 
 
@@ -132,7 +151,7 @@ class Surroundings:
         self, indices: Sequence[mx.array], function: Callable[..., Any], *args: Any
     ) -> Any:
         """Calls a function in these surroundings, with other `indices` of the members."""
-        with _set(self._values | {members: tuple(indices)}):
+        with _set(self._values | {members: tuple(indices), strays: []}):
             return function(*args)
 
 
