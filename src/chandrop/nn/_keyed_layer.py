@@ -105,11 +105,13 @@ class KeyedLayer(nn.Module):
         self, key: mx.array | None, function: Callable[[], Result]
     ) -> Result:
         """Calls a function that draws by `key`; its errors name the layer's path."""
+        path, draws = None, False
         if key is None:
             check_not_in_use(self)
-        draws = self.training and key is None
+            draws = self.training
         note(self, draws)
-        path = path_in_the_call(self) if draws else None
+        if draws:
+            path = path_in_the_call(self)
         try:
             return function()
         except (TypeError, ValueError) as error:
@@ -123,12 +125,13 @@ class KeyedLayer(nn.Module):
         """Gives ``draw(key)``, with the layer's next key if none is given."""
         if key is not None:
             return draw(key)
+        own: mx.array = self._key
         if keeps_all:
             # The output does not depend on the key, so nothing would evaluate the next one,
             # and it would hold all that it was split from.
-            return draw(self._key)
-        note_draw(self, self._key)
-        advanced, key = _split(self._key)
+            return draw(own)
+        note_draw(self, own)
+        advanced, key = _split(own)
         result = draw(key_of_member(key))
         self._key = advanced
         return result

@@ -54,6 +54,9 @@ def call_checkpointed(
     def function(inputs: Any, indices: Any, args: Any, kwargs: Any) -> Any:
         nonlocal is_first
         if not is_first:
+            if not noted:
+                # No layer was called, so nothing has to be as it was.
+                return call_in("mx.checkpoint", fun, *args, **kwargs), _ANCHOR
             return surroundings.run(indices, again, inputs, args, kwargs), _ANCHOR
         is_first = False
         outer = notes.set((*notes.get(), noted))
@@ -69,14 +72,13 @@ def call_checkpointed(
         inputs = _with_constants(inputs, constant)
         with changing_models, in_use(*(snapshot.identities for snapshot in noted)):
             around = [snapshot.now() for snapshot in noted]
-            if noted and module is None:
+            if module is None:
                 # mlx.nn's checkpoint and mlx-lm's put parameters into what they close over.
                 around += map(Snapshot, _modules_of(fun))
             try:
                 for snapshot, arrays in zip_longest(noted, inputs):
                     snapshot.restore(arrays)
-                output = call_in("mx.checkpoint", fun, *args, **kwargs)
-                return with_own_containers(output) if noted else output
+                return with_own_containers(call_in("mx.checkpoint", fun, *args, **kwargs))
             finally:
                 for snapshot in reversed(around):
                     snapshot.restore()

@@ -87,7 +87,8 @@ def note_draw(layer: nn.Module, key: mx.array) -> None:
     Raises:
         ValueError: a recomputation has built the layer.
     """
-    if any(layer is new for new in strays.get() or ()):
+    new = strays.get()
+    if new and any(layer is stray for stray in new):
         raise ValueError(
             f"A {type(layer).__name__} is built or copied inside of a checkpointed "
             "function, so the recomputation draws another mask. Build it before, or give "
