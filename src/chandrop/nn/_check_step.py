@@ -18,7 +18,7 @@ from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layers_of_the_call import in_use
 from chandrop.nn._model_keys import check_has_layers, get_keys, keyed_layers, quoted
 from chandrop.nn._snapshot import Snapshot, changing_models, put_back
-from chandrop.nn._surroundings import is_constant, transforms_of_global_draws
+from chandrop.nn._surroundings import is_constant, surrounded
 from chandrop.nn._transforms import CARRY, KeysNotCarriedError, seen_before
 
 _ANEW = """
@@ -89,7 +89,10 @@ def check_step(
                 " Build model and optimizer anew, and then the step."
             )
         _check_can_be_seen()
-        with _all_put_back(model, optimizer), in_use(map(id, layers.values())):
+        with (
+            _all_put_back(model, optimizer),
+            in_use({id(layer) for layer in layers.values()}),
+        ):
             anew = _ANEW if optimizer is None else ""
             words = _words(model)
             _check_keys_differ({path: words[path] for path in dropping})
@@ -123,15 +126,13 @@ def _called(
 ) -> _Call:
     stream = stream_state().tolist()
     transforms: set[str] = set()
-    outer = transforms_of_global_draws.set(transforms)
     try:
-        step(*args)
+        with surrounded(global_draws=transforms):
+            step(*args)
     except KeysNotCarriedError as error:
         paths = {id(layer): path for path, layer in keyed_layers(model).items()}
         frozen = {paths.get(id(layer), repr(layer)) for layer in error.layers}
         raise _repeats_at_every_step(sorted(frozen), anew) from error
-    finally:
-        transforms_of_global_draws.reset(outer)
     if not is_constant(stream_state()):
         raise ValueError(
             "The compiled step takes MLX's global stream, but does not give it back. Carry "

@@ -13,7 +13,7 @@ from chandrop.nn._layers_by_path import layers_by_path
 from chandrop.nn._layers_of_the_call import layers_of_the_call
 from chandrop.nn._model_keys import assign_keys, check_has_layers, quoted
 from chandrop.nn._snapshot import changing_models, put_back, with_own_containers
-from chandrop.nn._surroundings import keys_are_given, note
+from chandrop.nn._surroundings import note
 
 
 def functional_call(
@@ -98,7 +98,7 @@ def functional_call(
             if key is not None:
                 assign_keys(layers, key)
             own_parameters = model.parameters() if return_state else None
-            with layers_of_the_call(model, layers) as called, keys_are_given():
+            with layers_of_the_call(model, layers) as called:
                 output = with_own_containers(model(*args, **kwargs))
             if dropout not in (None, False) and key is not None:
                 _check_some_layer_was_called(layers, called)

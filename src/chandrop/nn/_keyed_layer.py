@@ -105,13 +105,12 @@ class KeyedLayer(nn.Module):
         self, key: mx.array | None, function: Callable[[], Result]
     ) -> Result:
         """Calls a function that draws by `key`; its errors name the layer's path."""
-        path, draws = None, False
+        path = None
         if key is None:
             check_not_in_use(self)
-            draws = self.training
-        note(self, draws)
-        if draws:
-            path = path_in_the_call(self)
+            if self.training:
+                path = path_in_the_call(self)
+        note(self, path)
         try:
             return function()
         except (TypeError, ValueError) as error:

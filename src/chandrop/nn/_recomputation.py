@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -9,12 +10,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop import _mlx
-from chandrop.nn._layers_of_the_call import call_around, in_use
+from chandrop.nn._layers_of_the_call import in_use
 from chandrop.nn._snapshot import Snapshot, changing_models, with_own_containers
-from chandrop.nn._surroundings import Surroundings, call_in, members, notes
+from chandrop.nn._surroundings import call_in, surroundings
 
 _DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
 _EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
+_CHECKPOINT = "mx.checkpoint"
 # MLX crashes where no array is among the outputs.
 _ANCHOR = mx.array(0.0)
 
@@ -38,8 +40,8 @@ def call_checkpointed(
         module: what the function depends on, beside its arguments, and is differentiated
             with respect to.
     """
-    around = call_around.get()
-    models = (module,) if module is not None else around.models if around else ()
+    around = surroundings.get()
+    models = around.call.models if module is None else (module,)
     noted = [Snapshot(model) for model in models]
     # The arrays of a model may be members' of a vmap, and MLX calls the function once more
     # to map over it. So they have to be inputs, and the members' indices, too.
@@ -49,41 +51,43 @@ def call_checkpointed(
         # What a checkpointed function closes over has no gradient.
         constant = _DTYPES
         inputs = _with_constants(inputs, constant)
-    surroundings, is_first = Surroundings(), True
+    is_first = True
 
     def function(inputs: Any, indices: Any, args: Any, kwargs: Any) -> Any:
         nonlocal is_first
-        if not is_first:
-            if not noted:
-                # No layer was called, so nothing has to be as it was.
-                return call_in("mx.checkpoint", fun, *args, **kwargs), _ANCHOR
-            return surroundings.run(indices, again, inputs, args, kwargs), _ANCHOR
-        is_first = False
-        outer = notes.set((*notes.get(), noted))
+        call: Callable[..., Any]
+        if is_first:
+            is_first = False
+            now, call = around._replace(notes=(*around.notes, noted)), fun
+        else:
+            now = around._replace(members=tuple(indices), new=[])
+            # If no layer was called, then nothing has to be as it was.
+            call = partial(again, inputs) if noted else partial(call_in, _CHECKPOINT, fun)
+        outer = surroundings.set(now)
         try:
-            return fun(*args, **kwargs), _ANCHOR
+            return call(*args, **kwargs), _ANCHOR
         finally:
-            notes.reset(outer)
+            surroundings.reset(outer)
 
-    def again(inputs: Any, args: Any, kwargs: Any) -> Any:
+    def again(inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if module is not None:
             # MLX would differentiate with respect to all arguments, such as indices.
             args, kwargs = _with_constants((args, kwargs), constant)
         inputs = _with_constants(inputs, constant)
         with changing_models, in_use(*(snapshot.identities for snapshot in noted)):
-            around = [snapshot.now() for snapshot in noted]
+            held = [snapshot.now() for snapshot in noted]
             if module is None:
                 # mlx.nn's checkpoint and mlx-lm's put parameters into what they close over.
-                around += map(Snapshot, _modules_of(fun))
+                held += map(Snapshot, _modules_of(fun))
             try:
                 for snapshot, arrays in zip_longest(noted, inputs):
                     snapshot.restore(arrays)
-                return with_own_containers(call_in("mx.checkpoint", fun, *args, **kwargs))
+                return with_own_containers(call_in(_CHECKPOINT, fun, *args, **kwargs))
             finally:
-                for snapshot in reversed(around):
+                for snapshot in reversed(held):
                     snapshot.restore()
 
-    return _mlx.checkpoint(function)(inputs, members.get(), args, kwargs)[0]
+    return _mlx.checkpoint(function)(inputs, around.members, args, kwargs)[0]
 
 
 def _modules_of(fun: Any) -> list[nn.Module]:

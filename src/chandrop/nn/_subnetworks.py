@@ -49,7 +49,7 @@ def subnetworks(
                     "choose others: dropout=lambda path, layer: ..."
                 )
         _check_layers(model, dropout)
-        with in_use(map(id, keyed_layers(model).values())):
+        with in_use({id(layer) for layer in keyed_layers(model).values()}):
             yield lambda key, *arguments: functional_call(
                 model, {}, *arguments, key=key, dropout=dropout
             )

@@ -1,37 +1,21 @@
-"""What surrounds a layer that draws by its own key: MLX's vmap, checkpoint and compile.
+"""What surrounds a layer's call: MLX's transforms, and the tools of chandrop.
 
-The wrappers of these functions, in ``_transforms``, say here that they are around, and the
-layers ask.
+The wrappers of MLX's functions, in ``_transforms``, and the tools say here that they are
+around, and the layers ask.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._global_stream import stream_state
-from chandrop.nn._layers_of_the_call import call_around, path_in_the_call
 from chandrop.nn._snapshot import Snapshot
 from chandrop.random import fold_in
-
-# The index of the member in each vmap around, the outermost first.
-members: ContextVar[tuple[mx.array, ...]] = ContextVar("members", default=())
-# What each checkpointed call around has noted of modules, as they were when first used.
-notes: ContextVar[tuple[list[Snapshot], ...]] = ContextVar("notes", default=())
-# The trace of mx.compile around, if any.
-trace: ContextVar["Draws | None"] = ContextVar("trace", default=None)
-# The draws in a call that a tool watches.
-watched: ContextVar["Draws | None"] = ContextVar("watched", default=None)
-# The layers that the recomputation around has built, with keys from MLX's global stream.
-strays: ContextVar[list[nn.Module] | None] = ContextVar("strays", default=None)
-# The transforms in which MLX's global stream has been drawn from, if a tool asks for them.
-transforms_of_global_draws: ContextVar[set[str] | None] = ContextVar(
-    "transforms_of_global_draws", default=None
-)
 
 
 @dataclass
@@ -47,24 +31,78 @@ class Draws:
     frozen: list[Any] = field(default_factory=list)
 
 
+class Call(NamedTuple):
+    """A tool's call of a model.
+
+    Attributes:
+        models: the model, and those of the calls around, the outermost first.
+        paths: the paths of the layers that may draw, by the layers' identities.
+        called: the layers that have been called to draw.
+    """
+
+    models: tuple[nn.Module, ...] = ()
+    paths: dict[int, str] | None = None
+    called: set[int] | None = None
+
+
+class Surroundings(NamedTuple):
+    """What surrounds a layer's call.
+
+    Attributes:
+        members: the index of the member in each vmap, the outermost first.
+        notes: what each checkpointed call has noted of modules, as they were when it first
+            used them.
+        new: the layers that a recomputation has built, with keys from MLX's global stream.
+        trace: the draws in a trace of mx.compile.
+        watched: the draws in a call that a tool watches.
+        global_draws: the transforms in which MLX's global stream has been drawn from.
+        call: the call of a tool.
+    """
+
+    members: tuple[mx.array, ...] = ()
+    notes: tuple[list[Snapshot], ...] = ()
+    new: list[nn.Module] | None = None
+    trace: Draws | None = None
+    watched: Draws | None = None
+    global_draws: set[str] | None = None
+    call: Call = Call()
+
+
+_NOTHING = Surroundings()
+surroundings: ContextVar[Surroundings] = ContextVar("surroundings", default=_NOTHING)
+
+
+@contextmanager
+def surrounded(**changes: Any) -> Iterator[None]:
+    """Changes what surrounds the layers' calls meanwhile."""
+    outer = surroundings.set(surroundings.get()._replace(**changes))
+    try:
+        yield
+    finally:
+        surroundings.reset(outer)
+
+
 def key_of_member(key: mx.array) -> mx.array:
     """Folds the indices of the vmapped members into a key."""
-    for index in members.get():
+    for index in surroundings.get().members:
         key = fold_in(key, index)
     return key
 
 
-def note(module: nn.Module, draws: bool = False) -> None:
+def note(module: nn.Module, path: str | None = None) -> None:
     """Notes what a module is, for the recomputation of the checkpointed calls around.
 
+    Args:
+        module: the module, before it is used.
+        path: its path, if it draws by a key that a tool has put into it.
+
     Raises:
-        ValueError: it draws by a key that a tool has put into it, and that is no input of
-            the checkpoint.
+        ValueError: the key that the tool has put in is no input of the checkpoint.
     """
-    for noted in notes.get():
+    for noted in surroundings.get().notes:
         if any(snapshot.holds(module) for snapshot in noted):
             continue
-        if draws and path_in_the_call(module) is not None:
+        if path is not None:
             raise ValueError(
                 f"A {type(module).__name__} is called in a checkpoint, but is not in the "
                 "module that is checkpointed, where mlx.nn finds layers: in attributes, "
@@ -76,7 +114,7 @@ def note(module: nn.Module, draws: bool = False) -> None:
 
 def note_new(layer: nn.Module) -> None:
     """Notes that a layer has a new key from MLX's global stream."""
-    new = strays.get()
+    new = surroundings.get().new
     if new is not None:
         new.append(layer)
 
@@ -87,14 +125,14 @@ def note_draw(layer: nn.Module, key: mx.array) -> None:
     Raises:
         ValueError: a recomputation has built the layer.
     """
-    new = strays.get()
-    if new and any(layer is stray for stray in new):
+    around = surroundings.get()
+    if around.new and any(layer is new for new in around.new):
         raise ValueError(
             f"A {type(layer).__name__} is built or copied inside of a checkpointed "
             "function, so the recomputation draws another mask. Build it before, or give "
             "it a key: Dropout(0.5, key=key)."
         )
-    for draws in (trace.get(), watched.get()):
+    for draws in (around.trace, around.watched):
         if draws is not None:
             draws.drawn.append(layer)
             if is_constant(key):
@@ -112,7 +150,7 @@ def is_constant(array: mx.array) -> bool:
 
 def call_in(transform: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Calls a function, and notes if it draws from MLX's global stream in a transform."""
-    transforms = transforms_of_global_draws.get()
+    transforms = surroundings.get().global_draws
     if transforms is None:
         return function(*args, **kwargs)
     before = stream_state()
@@ -120,46 +158,3 @@ def call_in(transform: str, function: Callable[..., Any], *args: Any, **kwargs: 
     if stream_state() is not before:
         transforms.add(transform)
     return result
-
-
-@contextmanager
-def keys_are_given() -> Iterator[None]:
-    """Lets layers draw by their keys as they are: a call was given these, by its caller.
-
-    No index of a member around is folded in, and no trace around has to carry them.
-    """
-    with _set({members: (), trace: None, watched: None, strays: None}):
-        yield
-
-
-@contextmanager
-def _set(values: Mapping[ContextVar[Any], Any]) -> Iterator[None]:
-    tokens = [(variable, variable.set(value)) for variable, value in values.items()]
-    try:
-        yield
-    finally:
-        for variable, token in tokens:
-            variable.reset(token)
-
-
-class Surroundings:
-    """What surrounds a call now, to be had again when the call is recomputed."""
-
-    def __init__(self) -> None:
-        self._values = {variable: variable.get() for variable in _OF_A_CALL}
-
-    def run(
-        self, indices: Sequence[mx.array], function: Callable[..., Any], *args: Any
-    ) -> Any:
-        """Calls a function in these surroundings, with other `indices` of the members."""
-        with _set(self._values | {members: tuple(indices), strays: []}):
-            return function(*args)
-
-
-_OF_A_CALL: tuple[ContextVar[Any], ...] = (
-    notes,
-    trace,
-    watched,
-    call_around,
-    transforms_of_global_draws,
-)

@@ -19,8 +19,8 @@ from chandrop.nn._surroundings import (
     Draws,
     call_in,
     is_constant,
-    members,
-    trace,
+    surrounded,
+    surroundings,
 )
 
 
@@ -107,11 +107,8 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
             return plain(*args, **kwargs)
 
         def member(index: mx.array, *args: Any) -> Any:
-            outer = members.set((*members.get(), index))
-            try:
+            with surrounded(members=(*surroundings.get().members, index)):
                 return call_in("mx.vmap", fun, *args)
-            finally:
-                members.reset(outer)
 
         indices = mx.arange(length, dtype=mx.uint32)
         return _mlx.vmap(member, (0, *axes), out_axes)(indices, *args)
@@ -201,15 +198,13 @@ def compile(
         if is_constant(sentinel[0]):
             # Compiling is off, or an argument belongs to a transform around.
             return fun(*args, **kwargs)
-        outer = trace.set(draws := Draws())
-        try:
+        draws = Draws()
+        with surrounded(trace=draws):
             if is_constant(stream_state()):
                 result = call_in("mx.compile", fun, *args, **kwargs)
             else:
                 # It carries MLX's global stream, and draws other numbers at each call.
                 result = fun(*args, **kwargs)
-        finally:
-            trace.reset(outer)
         drawn.extend(draws.drawn)
         frozen.extend(draws.frozen)
         return result
@@ -217,7 +212,8 @@ def compile(
     compiled = _mlx.compile(traced, [sentinel, inputs], outputs, shapeless)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        if members.get():
+        around = surroundings.get()
+        if around.members:
             # As MLX does where an argument is mapped over; the indices always are.
             return fun(*args, **kwargs)
         # MLX has to finish the trace. An error inside would leave its arrays in what is
@@ -227,11 +223,10 @@ def compile(
             frozen.extend(_left_traced(drawn, inputs, outputs))
             drawn.clear()
         if frozen:
-            around = trace.get()
-            if around is None:
+            if around.trace is None:
                 name = getattr(fun, "__name__", type(fun).__name__)
                 raise KeysNotCarriedError(name, frozen)
-            around.frozen.extend(frozen)
+            around.trace.frozen.extend(frozen)
         return result
 
     return _Compiled(call, fun)

@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._snapshot import rebuilt, with_own_containers
-from chandrop.nn._surroundings import Draws, is_constant, watched
+from chandrop.nn._surroundings import Draws, is_constant, surrounded
 
 _PLAIN = (Number, str, bytes, mx.Dtype, type(None))
 
@@ -69,11 +69,9 @@ def _no_global_draw() -> Iterator[None]:
 @contextmanager
 def _no_draw_by_another_key(key: mx.array) -> Iterator[None]:
     """Raises if a layer has drawn by its own key, the same for all samples."""
-    outer = watched.set(seen := Draws())
-    try:
+    seen = Draws()
+    with surrounded(watched=seen):
         yield
-    finally:
-        watched.reset(outer)
     # In a loop over the keys, where they have values, samples differ all the same.
     if seen.frozen and not is_constant(key):
         raise ValueError(
