@@ -268,14 +268,14 @@ MUTANTS = [
     Mutant(
         "a layer draws with the subkey that it keeps",
         LAYER,
-        "advanced, key = _split(self._key)",
+        "advanced, key = _split(own)",
         "advanced = key = _split(self._key)[0]",
         "test_layers.py::test_a_call_splits_the_key_as_jax_does",
     ),
     Mutant(
         "a call that fails advances the key",
         LAYER,
-        "advanced, key = _split(self._key)",
+        "advanced, key = _split(own)",
         "self._key, key = _split(self._key); advanced = self._key",
         "test_errors.py::test_a_layer_checks_its_call_in_any_mode_and_keeps_its_key",
     ),
