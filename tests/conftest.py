@@ -21,7 +21,9 @@ def pytest_configure(config):
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker:
         # Two processes must not compile one kernel into one file at the same time.
-        folder = Path(tempfile.gettempdir(), f"chandrop-tests-{getuser()}-{worker}")
+        # Nor may one MLX load what another has compiled.
+        name = f"chandrop-tests-{getuser()}-{mx.__version__}-{worker}"
+        folder = Path(tempfile.gettempdir(), name)
         folder.mkdir(exist_ok=True)
         tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     config.addinivalue_line(

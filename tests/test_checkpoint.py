@@ -320,8 +320,9 @@ def test_token_ids_into_an_embedding():
     )
     assert mx.allclose(value, expected)
     assert_trees_close(gradients, expected_gradients)
-    with pytest.raises(ValueError, match="gather"):
-        gradient(mlx.nn.utils.checkpoint)
+    if mx.__version__ >= "0.32":
+        with pytest.raises(ValueError, match="gather"):
+            gradient(mlx.nn.utils.checkpoint)
 
 
 def test_a_module_holds_integers():

@@ -308,13 +308,14 @@ def _check_ranks_differ(words: dict[str, str], paths: list[str], own: set[str]) 
 
 @contextmanager
 def _not_compiled() -> Iterator[None]:
-    compiled = _compile_is_on()
+    if not _compile_is_on():
+        yield
+        return
     mx.disable_compile()
     try:
         yield
     finally:
-        if compiled:
-            mx.enable_compile()
+        mx.enable_compile()
 
 
 def _compile_is_on() -> bool:
