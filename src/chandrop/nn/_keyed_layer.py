@@ -8,7 +8,14 @@ import mlx.nn as nn
 from chandrop._mlx import vmap
 from chandrop.functional._arguments import as_rate, check_dtype, check_input, is_zero
 from chandrop.nn._layers_of_the_call import check_not_in_use, path_in_the_call
-from chandrop.nn._surroundings import key_of_member, note, note_draw, note_new
+from chandrop.nn._surroundings import (
+    NOTHING,
+    key_of_member,
+    note,
+    note_draw,
+    note_new,
+    surroundings,
+)
 from chandrop.nn._words_of_others import WORDS_FOR_RATE, check_words, declares
 from chandrop.random import check_key
 from chandrop.random._place import with_place_of, without_place
@@ -105,12 +112,13 @@ class KeyedLayer(nn.Module):
         self, key: mx.array | None, function: Callable[[], Result]
     ) -> Result:
         """Calls a function that draws by `key`; its errors name the layer's path."""
-        path = None
         if key is None:
             check_not_in_use(self)
-            if self.training:
+        path = None
+        if surroundings.get() is not NOTHING:
+            if self.training and key is None:
                 path = path_in_the_call(self)
-        note(self, path)
+            note(self, path)
         try:
             return function()
         except (TypeError, ValueError) as error:
@@ -129,9 +137,11 @@ class KeyedLayer(nn.Module):
             # The output does not depend on the key, so nothing would evaluate the next one,
             # and it would hold all that it was split from.
             return draw(own)
-        note_draw(self, own)
         advanced, key = _split(own)
-        result = draw(key_of_member(key))
+        if surroundings.get() is not NOTHING:
+            note_draw(self, own)
+            key = key_of_member(key)
+        result = draw(key)
         self._key = advanced
         return result
 

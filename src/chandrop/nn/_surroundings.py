@@ -68,8 +68,9 @@ class Surroundings(NamedTuple):
     call: Call = Call()
 
 
-_NOTHING = Surroundings()
-surroundings: ContextVar[Surroundings] = ContextVar("surroundings", default=_NOTHING)
+# Most calls have nothing around them, and ask no further.
+NOTHING = Surroundings()
+surroundings: ContextVar[Surroundings] = ContextVar("surroundings", default=NOTHING)
 
 
 @contextmanager
