@@ -17,8 +17,6 @@ from chandrop.nn._surroundings import call_in, surroundings
 _DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
 _EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
 _CHECKPOINT = "mx.checkpoint"
-# MLX crashes where no array is among the outputs.
-_ANCHOR = mx.array(0.0)
 
 
 def call_checkpointed(
@@ -46,7 +44,8 @@ def call_checkpointed(
     # The arrays of a model may be members' of a vmap, and MLX calls the function once more
     # to map over it. So they have to be inputs, and the members' indices, too.
     inputs = [snapshot.arrays for snapshot in noted]
-    constant = _EXACT
+    # MLX crashes where no array is among the outputs.
+    constant, anchor = _EXACT, None if module is None else mx.array(0.0)
     if module is None:
         # What a checkpointed function closes over has no gradient.
         constant = _DTYPES
@@ -65,7 +64,7 @@ def call_checkpointed(
             call = partial(again, inputs) if noted else partial(call_in, _CHECKPOINT, fun)
         outer = surroundings.set(now)
         try:
-            return call(*args, **kwargs), _ANCHOR
+            return call(*args, **kwargs), anchor
         finally:
             surroundings.reset(outer)
 
