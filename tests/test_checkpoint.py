@@ -238,6 +238,24 @@ def test_gradients_reach_arrays_in_named_tuples():
     assert_same(mx.grad(partial(loss, checkpoint))(x), 4 * x + 1)
 
 
+def test_a_parameter_that_is_changed_in_place():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = mx.ones((3,))
+
+        def __call__(self, x):
+            self.weight += 1
+            return mx.sin(self.weight * x)
+
+    def run(wrap):
+        model, x = Counting(), mx.array([1.0, 2.0, 3.0])
+        call = nn.value_and_grad(model, lambda model, x: wrap(model)(x).sum())
+        return call(model, x), model.weight
+
+    assert_trees_close(run(checkpoint), run(as_it_is))
+
+
 @pytest.mark.parametrize("compile_step", [False, True], ids=["eager", "compiled"])
 def test_arrays_that_are_changed_in_place(compile_step):
     def run(wrap):
@@ -337,6 +355,26 @@ def test_a_module_holds_integers():
     model, x = Gathering(), mx.array([1.0, 2.0])
     gradients = nn.value_and_grad(model, lambda m, x: checkpoint(m)(x).sum())(model, x)[1]
     assert gradients["table"].tolist() == [0, 1, 0, 0, 2, 0]
+
+
+@pytest.mark.parametrize("wrap", [checkpoint, mlx.nn.utils.checkpoint])
+@pytest.mark.parametrize("drops", [True, False])
+def test_any_name_of_an_argument(wrap, drops):
+    class Naming(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.dropout = nn.Linear(2, 2), Dropout(0.5)
+
+        def __call__(self, *, inputs, function, transform, module, fun):
+            y = self.linear(inputs * function * transform * module * fun)
+            return self.dropout(y) if drops else y
+
+    model, x = Naming(), mx.ones((1, 2))
+    names = ("function", "transform", "module", "fun")
+    gradient = mx.grad(
+        lambda x: wrap(model)(inputs=x, **dict.fromkeys(names, x)).square().sum()
+    )(x)
+    assert gradient.shape == x.shape
 
 
 @pytest.mark.parametrize("output", [None, (), {"n": 3}, "text", [None, 2]], ids=str)

@@ -13,9 +13,10 @@ def checkpoint(
 ) -> Callable[..., Any]:
     """Makes a call of a module that is computed again in the backward pass, to save memory.
 
-    It takes the place of ``mlx.nn.utils.checkpoint``. Its recomputation sees the keys,
-    modes, buffers and parameters that the call saw, whatever has become of the module since
-    then, so the gradient is that of the loss. Keys and buffers advance once.
+    Use it in place of ``mlx.nn.utils.checkpoint`` for what MLX's does not do: the
+    recomputation sees all modes, buffers and parameters of the module as they were at the
+    call, buffers such as running statistics are updated once, and arguments may be
+    integers. The keys of dropout layers are right with both.
 
     Make it where it is called, ``checkpoint(self.block)(x)``: kept as an attribute, it
     would refer to the same block in a copy of the model. Checkpoint the blocks of a deep
@@ -25,15 +26,14 @@ def checkpoint(
         module: the module whose arrays the computation depends on.
         fn: what to call. Default: `module` itself. As with ``mlx.nn.utils.checkpoint``,
             arrays that are neither in `module` nor among the arguments get no gradient.
-            Nor may it change a trainable parameter in place (``weight += 1``).
 
     Returns:
         A function of the arguments of `fn`, of the same output.
 
     Raises:
         TypeError: `module` is not a module, or `fn` cannot be called.
-        ValueError: at the call, for a dropout layer in a tuple, or one that draws with a
-            key of its own and is not in `module`.
+        ValueError: at the call, within :func:`functional_call`: a dropout layer draws that
+            is not in `module`. At the gradient: `fn` builds a layer without a key.
 
     Example:
         >>> import mlx.core as mx

@@ -68,7 +68,7 @@ def call_checkpointed(
         finally:
             surroundings.reset(outer)
 
-    def again(inputs: Any, *args: Any, **kwargs: Any) -> Any:
+    def again(inputs: Any, /, *args: Any, **kwargs: Any) -> Any:
         if module is not None:
             # MLX would differentiate with respect to all arguments, such as indices.
             args, kwargs = _with_constants((args, kwargs), constant)

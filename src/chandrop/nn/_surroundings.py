@@ -149,7 +149,9 @@ def is_constant(array: mx.array) -> bool:
     return True
 
 
-def call_in(transform: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call_in(
+    transform: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
     """Calls a function, and notes if it draws from MLX's global stream in a transform."""
     transforms = surroundings.get().global_draws
     if transforms is None:
