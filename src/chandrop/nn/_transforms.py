@@ -1,6 +1,7 @@
 """MLX's vmap, checkpoint and compile, wrapped so that a layer's own key is right in them.
 
-The wrappers change nothing where no layer draws by its own key.
+Where no layer draws by its own key they change nothing, except that a compiled function
+runs uncompiled inside ``mx.vmap``.
 """
 
 import sys
@@ -36,9 +37,9 @@ def wrap_transforms(on: bool = True) -> None:
     - ``mx.compile``: a function that does not carry the keys raises, where every call would
       repeat one mask.
 
-    Functions that draw nothing, and layers that are given a key, are as without them, but
-    that a compiled function runs uncompiled inside ``mx.vmap``. What was wrapped stays so:
-    a function that ``mx.compile`` has made keeps its check.
+    Functions that draw nothing, and layers that are given a key, behave as without them,
+    except that a compiled function runs uncompiled inside ``mx.vmap``. A function that was
+    made with the wrappers on keeps its wrapper.
 
     Args:
         on: whether to wrap them. Calling it twice is the same as calling it once.
@@ -56,6 +57,9 @@ def wrap_transforms(on: bool = True) -> None:
         >>> wrap_transforms()
         >>> different_members()
         True
+
+    Source: JAX's ``fold_in(key, index)`` for each member of a ``vmap``; Flax's lifted
+    ``remat``, whose recomputation sees the same keys.
     """
     for name, wrapper in _WRAPPERS.items():
         own = getattr(_mlx, name)
@@ -78,7 +82,7 @@ def seen_before() -> list[str]:
 
 
 class _Transformed:
-    """What a wrapper returns. As MLX's own, it is no method where it is in a class."""
+    """What a wrapper returns. Like MLX's own, it does not become a method in a class."""
 
     def __init__(self, call: Callable[..., Any], fun: Callable[..., Any]):
         update_wrapper(self, fun, updated=())
@@ -117,7 +121,7 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
 
 
 def _axes_of_arguments(in_axes: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Gives each argument its axes. MLX has those of a lone argument stand alone, too."""
+    """Gives each argument its axes, which for a lone argument may stand alone in MLX."""
     if len(args) == 1:
         lone = isinstance(in_axes, tuple) and len(in_axes) == 1
         return in_axes if lone and isinstance(args[0], mx.array) else (in_axes,)
