@@ -20,9 +20,9 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from chandrop import functional, nn, random, uncertainty
+    from chandrop import functional, nn, random, thin, uncertainty
 
-__all__ = ["functional", "nn", "random", "uncertainty"]
+__all__ = ["functional", "nn", "random", "thin", "uncertainty"]
 __version__ = "0.1.0"
 
 

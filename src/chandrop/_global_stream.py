@@ -6,7 +6,7 @@ import mlx.core as mx
 
 
 def stream_state() -> mx.array:
-    """Gives the key of the stream: another object after each draw, also in a trace."""
+    """Returns the key of the stream: another object after each draw, also in a trace."""
     state: Any = mx.random.state
     key: mx.array = state[0]
     return key

@@ -1,52 +1,77 @@
+import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import mlx.core as mx
 
-from chandrop._mlx import vmap
-from chandrop.functional._arguments import (
+from chandrop._checks import (
+    as_axes,
+    as_integers,
     as_rate,
     axes_and_mask_shape,
+    channel_axis,
     check_broadcasts,
     check_dtype,
     check_input,
-    check_keys,
 )
-from chandrop.functional._groups import as_groups, over_channels
-from chandrop.random import check_key
+from chandrop._mlx import vmap
+from chandrop.random import Key, check_key
+
+
+def channels_of(
+    x: mx.array, key: Key, spatial_axes: int | Sequence[int], groups: int | None = None
+) -> "Channels":
+    """Checks an input, a key and the axes, and returns the channels of the input."""
+    check_input(x)
+    # Before the axes, so that the error names a key in their place, or the other way round.
+    check_key(key)
+    return _channels(x.shape, x.dtype, key.shape, as_axes(spatial_axes), groups)
+
+
+def channels_of_shape(
+    shape: Sequence[int],
+    dtype: mx.Dtype,
+    key: Key,
+    spatial_axes: int | Sequence[int],
+    groups: int | None = None,
+) -> "Channels":
+    """As :func:`channels_of`, for the shape and dtype of an input."""
+    check_dtype(dtype)
+    check_key(key)
+    shape = as_integers(shape, "a shape, as x.shape")
+    return _channels(shape, dtype, key.shape, as_axes(spatial_axes), groups)
 
 
 class Channels:
-    """What shares one draw in an input of `shape`, and the key to draw with.
+    """What shares one draw in an input.
 
     Attributes:
         axes: the spatial axes, counted from the first.
-        mask_shape: `shape` with 1 at the spatial axes, and `groups` at the channel axis.
+        mask_shape: the input's shape with 1 at the spatial axes, and the number of groups
+            at the channel axis.
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
-        key: mx.array,
-        spatial_axes: int | Sequence[int],
+        shape: tuple[int, ...],
+        dtype: mx.Dtype,
+        key_shape: tuple[int, ...],
+        spatial_axes: tuple[int, ...],
         groups: int | None,
     ):
-        # First, so that a key in the place of the axes, or the other way round, is named.
-        check_key(key)
-        groups = as_groups(groups)
+        check_dtype(dtype)
         self.axes, self.mask_shape = axes_and_mask_shape(shape, spatial_axes, groups)
-        check_keys(key, shape, self.axes)
-        if key.ndim > 1 and self.mask_shape[0] != shape[0]:
-            raise ValueError(
-                f"Received a batch of keys, and {groups} groups along its axis 0. Expected "
-                "one key, (2,), or an axis for the channels."
-            )
-        self._shape = shape
-        self._groups = groups
-        # RandomBits has no derivative, so a key that is differentiated must not reach it.
-        self._key = mx.stop_gradient(key)
+        _check_batch(key_shape, shape, self.axes, self.mask_shape)
+        self._dtype = dtype
+        self._size = math.prod(self.mask_shape)
+        # How many channels share an entry of the mask. One group broadcasts.
+        self._group_size = 1
+        if groups is not None and groups > 1:
+            self._channel_axis = channel_axis(len(shape), self.axes)
+            self._group_size = shape[self._channel_axis] // groups
 
     def rate(self, p: float | mx.array) -> float | mx.array:
-        """Gives `p` as a float, or as float32 that broadcasts to the mask's shape."""
+        """Returns `p` as a float, or as float32 that broadcasts to the mask's shape."""
         rate = as_rate(p)
         if isinstance(rate, mx.array):
             check_broadcasts(rate, "p", self.mask_shape)
@@ -55,52 +80,95 @@ class Channels:
     def draw(
         self,
         sample: Callable[..., mx.array],
-        *rates: mx.array,
+        key: Key,
+        *rate: float | mx.array,
         shape: tuple[int, ...] | None = None,
     ) -> mx.array:
-        """Draws ``sample(*rates, shape, key)`` by one key, or each example by its own.
+        """Draws with one key, or draws each example with its own key.
 
         Args:
-            sample: one of :mod:`chandrop.random._samples`.
-            *rates: what `sample` depends on; they broadcast to `shape`.
+            sample: ``(shape, key, *rate)``, for one key.
+            key: one key or a batch of keys.
+            *rate: what `sample` depends on, if anything: a number, or an array that
+                broadcasts to `shape`.
             shape: what is drawn. Default: the mask's shape. A key for all examples draws 1
                 at axis 0.
 
         Returns:
-            The numbers, of shape ``(1, *shape)``. mx.compile would fuse the mask's
-            arithmetic into the loop over the input and repeat it for every element (on the
-            CPU, 13 times slower after a relu), but it fuses nothing across a change of
-            shape. Hence the extra axis, which :meth:`mask` takes away again.
+            The numbers, of shape ``(1, *shape)``. The extra axis keeps mx.compile from
+            fusing the mask's arithmetic into the loop over the input, where it would be
+            repeated for every element (on the CPU, 13 times slower after a relu): MLX fuses
+            nothing across the change of shape in :meth:`mask`.
         """
-        shape, key = shape or self.mask_shape, self._key
+        shape = shape or self.mask_shape
+        # RandomBits has no derivative, so it must not see a key that is differentiated.
+        key = mx.stop_gradient(key)
         if key.ndim == 1:
-            return sample(*rates, (1, *shape), key)
+            return sample((1, *shape), key, *rate)
         # MLX divides by the number of keys.
         if shape[0] == 0:
             return mx.zeros((1, *shape))
-        by_example = [0 if r.ndim == len(shape) and r.shape[0] > 1 else None for r in rates]
-        if key.shape[0] == 1 and by_example.count(0) == 0:
-            return sample(*rates, (1, 1, *shape[1:]), key[0])
-        each = vmap(
-            lambda key, *rates: sample(*rates, (1, *shape[1:]), key),
-            in_axes=(0, *by_example),
-            out_axes=1,
+        by_example = [r for r in map(mx.array, rate) if r.ndim == len(shape) and len(r) > 1]
+        if key.shape[0] == 1 and not by_example:
+            return sample((1, 1, *shape[1:]), key[0], *rate)
+
+        def draw_example(key: mx.array, *own_rate: mx.array) -> mx.array:
+            drawn = sample((1, *shape[1:]), key, *(own_rate or rate))
+            return drawn.reshape(1, *shape[1:])
+
+        keys = mx.broadcast_to(key, (shape[0], 2))
+        return vmap(draw_example, out_axes=1)(keys, *by_example)
+
+    def mask(self, numbers: mx.array, shape: tuple[int, ...] | None = None) -> mx.array:
+        """Returns drawn numbers in the shape and dtype in which they meet the input.
+
+        Args:
+            numbers: what was made of a draw.
+            shape: the shape that was drawn. Default: the mask's shape.
+        """
+        shape, size = (self.mask_shape, self._size) if shape is None else (shape, None)
+        if numbers.size != (size or math.prod(shape)):  # One key draws for all examples.
+            shape = (1, *shape[1:])
+        mask = numbers.astype(self._dtype).reshape(shape)
+        if self._group_size == 1:
+            return mask
+        axis = self._channel_axis + 1
+        wide = (*shape[:axis], self._group_size, *shape[axis:])
+        return mx.flatten(mx.broadcast_to(mx.expand_dims(mask, axis), wide), axis - 1, axis)
+
+
+# typed, since True == 1; the shapes and axes hold plain ints.
+_channels = lru_cache(maxsize=4096, typed=True)(Channels)
+
+
+def _check_batch(
+    key_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+    axes: tuple[int, ...],
+    mask_shape: tuple[int, ...],
+) -> None:
+    """Raises unless there is one key, or a key for each example along axis 0."""
+    if len(key_shape) == 1:
+        return
+    if len(key_shape) > 2:
+        raise ValueError(
+            f"Received keys of shape {key_shape}. Expected one key, (2,), or one for each "
+            "example, (B, 2); for more batch axes, use mx.vmap."
         )
-        return each(mx.broadcast_to(key, (shape[0], key.shape[1])), *rates)
-
-    def mask(self, numbers: mx.array, dtype: mx.Dtype) -> mx.array:
-        """Gives what was made of a draw the shape and dtype in which the input meets it."""
-        mask = mx.squeeze(numbers.astype(dtype), 0)
-        return over_channels(mask, self._shape, self.axes, self._groups)
-
-
-def channels_of(
-    x: mx.array,
-    key: mx.array,
-    spatial_axes: int | Sequence[int],
-    groups: int | None = None,
-) -> Channels:
-    """Checks an input, and gives its channels."""
-    check_input(x)
-    check_dtype(x.dtype)
-    return Channels(x.shape, key, spatial_axes, groups)
+    keys = key_shape[0]
+    if not shape or 0 in axes:
+        raise ValueError(
+            f"Received a batch of {keys} keys for an input of shape {shape} without a "
+            f"batch axis (spatial axes {axes}). Expected one key, (2,)."
+        )
+    if keys not in (1, shape[0]):
+        raise ValueError(
+            f"Received a batch of {keys} keys for an input of shape {shape}. Expected one "
+            "key, (2,), one for all examples alike, (1, 2), or one for each example: "
+            f"chandrop.random.example_keys(key, {shape[0]})."
+        )
+    if mask_shape[0] != shape[0]:
+        raise ValueError(
+            f"Received a batch of keys, and {mask_shape[0]} groups along its axis 0. "
+            "Expected one key, (2,), or an axis for the channels."
+        )

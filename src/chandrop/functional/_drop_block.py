@@ -1,55 +1,56 @@
 import math
 from collections.abc import Sequence
+from functools import lru_cache, partial
 
 import mlx.core as mx
 
-from chandrop.functional._affine import affine
-from chandrop.functional._arguments import check_rank, is_zero
+from chandrop._affine import affine
+from chandrop._checks import as_block_size, is_zero
 from chandrop.functional._channels import channels_of
-from chandrop.functional._coefficients import coefficients_of
-from chandrop.random._as_integer import as_integer
-from chandrop.random._samples import bernoulli_in_pairs
+from chandrop.functional._coefficients import Formula, coefficients
+from chandrop.functional._dropout_channels import Rate
+from chandrop.random import Key
 
 
-def drop_block2d(
+def drop_block(
     x: mx.array,
-    p: float | mx.array,
-    key: mx.array,
+    p: Rate,
+    key: Key,
     block_size: int,
+    spatial_axes: int | Sequence[int],
     *,
     groups: int | None = None,
 ) -> mx.array:
-    r"""Zeroes square blocks of channels, in all a share of `p`, and scales the rest.
+    r"""Zeroes blocks of channels, a share `p` in all, and scales the rest.
 
     Every position is dropped with probability `p`, at the border, too: blocks lie anywhere,
     and the border cuts them. So :math:`\frac{1}{1-p}` is the right scale everywhere, and
-    the expected value over keys is `x`. To rescale by what a mask happened to keep would
-    make the examples of a batch depend on one another.
+    the mean over keys is `x`. Rescaling by what a mask happened to keep would make the
+    examples of a batch depend on one another.
 
     Args:
-        x: ``NHWC`` or ``HWC``, of a floating-point or complex dtype. For channels first:
-            ``mx.moveaxis(x, 1, -1)``, and back.
+        x: as for :func:`dropout_channels`, and so is `key`.
         p: the probability of dropping a position: a number in ``[0, 1]``, or an array that
-            broadcasts to ``(N, 1, 1, C)``, such as ``(C,)``; see :func:`dropout_channels`.
-        key: a key ``(2,)``; or for ``NHWC`` one for each example, ``(N, 2)``, or one for
-            all of them alike, ``(1, 2)``.
-        block_size: the side of a block in pixels, at most the height and the width. 1 is
-            element-wise dropout.
-        groups: how many groups of channels share their blocks; 1 for all. Default: every
-            channel has its own.
+            broadcasts to the shape of `x` with 1 at the spatial axes.
+        block_size: the side of a block in elements, at most the length of each spatial
+            axis. 1 is element-wise dropout.
+        spatial_axes: the axes along which blocks extend: ``(1, 2)`` for squares in
+            ``NHWC``, ``(2, 3)`` in ``NCHW``, ``1`` for intervals in ``NLC``.
+        groups: the number of groups of channels that share their blocks; 1 for all.
+            Default: every channel has its own.
 
     Returns:
         An array of the shape and dtype of `x`; see :func:`dropout_channels`.
 
     Raises:
         TypeError: `block_size` is not an int; see :func:`dropout_channels`.
-        ValueError: `block_size` is below 1, or larger than the image; `x` has another rank;
-            see :func:`dropout_channels`.
+        ValueError: `block_size` is below 1, or longer than a spatial axis; there are no
+            spatial axes; see :func:`dropout_channels`.
 
     Example:
         >>> import mlx.core as mx
-        >>> from chandrop.functional import drop_block2d
-        >>> y = drop_block2d(mx.ones((1, 5, 6, 1)), 0.3, mx.random.key(1), block_size=2)
+        >>> from chandrop.functional import drop_block
+        >>> y = drop_block(mx.ones((1, 5, 6, 1)), 0.3, mx.random.key(1), 2, (1, 2))
         >>> (y[0, :, :, 0] > 0).astype(mx.uint8)
         array([[0, 0, 1, 1, 0, 0],
                [0, 1, 1, 1, 0, 0],
@@ -58,110 +59,70 @@ def drop_block2d(
                [1, 1, 1, 1, 1, 1]], dtype=uint8)
 
     Source: Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional
-    networks", NeurIPS 2018. There, and in torchvision, blocks lie within the image, so that
-    corners are dropped less often than the middle, and overlaps are not counted, so that
-    the share in all is not `p`; timm's are cut at the border as here.
+    networks", NeurIPS 2018. There, and in torchvision, blocks lie within the image, so
+    corners are dropped less often than the middle, and overlaps are not counted, so the
+    share is not `p`; timm's are cut at the border as here.
     """
-    check_rank(x, 2)
-    return _drop_block(x, p, key, (-3, -2), block_size, groups)
-
-
-def drop_block3d(
-    x: mx.array,
-    p: float | mx.array,
-    key: mx.array,
-    block_size: int,
-    *,
-    groups: int | None = None,
-) -> mx.array:
-    r"""Zeroes cubes of channels, in all a share of `p`, and scales the rest.
-
-    Every position is dropped with probability `p`, those at the border too; see
-    :func:`drop_block2d`.
-
-    Args:
-        x: ``NDHWC`` or ``DHWC``, of a floating-point or complex dtype.
-        p: the probability of dropping a position: a number in ``[0, 1]``, or an array that
-            broadcasts to ``(N, 1, 1, 1, C)``, such as ``(C,)``.
-        key: a key ``(2,)``; or for ``NDHWC`` one for each example, ``(N, 2)``, or one for
-            all of them alike, ``(1, 2)``.
-        block_size: the side of a block in voxels, at most the depth, height and width.
-        groups: how many groups of channels share their blocks; 1 for all. Default: every
-            channel has its own.
-
-    Returns:
-        An array of the shape and dtype of `x`; see :func:`dropout_channels`.
-
-    Raises:
-        TypeError: `block_size` is not an int; see :func:`dropout_channels`.
-        ValueError: `block_size` is below 1, or larger than the volume; `x` has another
-            rank; see :func:`dropout_channels`.
-
-    Example:
-        >>> import mlx.core as mx
-        >>> from chandrop.functional import drop_block3d
-        >>> drop_block3d(mx.ones((2, 8, 8, 8, 4)), 0.1, mx.random.key(0), 3).shape
-        (2, 8, 8, 8, 4)
-
-    Source: Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional
-    networks", NeurIPS 2018; torchvision's ``drop_block3d``.
-    """
-    check_rank(x, 3)
-    return _drop_block(x, p, key, (-4, -3, -2), block_size, groups)
-
-
-def _drop_block(
-    x: mx.array,
-    p: float | mx.array,
-    key: mx.array,
-    spatial_axes: Sequence[int],
-    block_size: int,
-    groups: int | None,
-) -> mx.array:
     channels = channels_of(x, key, spatial_axes, groups)
     rate = channels.rate(p)
+    if not channels.axes:
+        raise ValueError(
+            "Received no spatial axes. Expected those along which blocks extend, as (1, 2)."
+        )
     block_size = as_block_size(block_size, x.shape, channels.axes)
-    if is_zero(p) or x.size == 0:
+    if is_zero(rate) or x.size == 0:
         return x
-    # A block begins at each seed. There are seeds before the first pixel, so that every
-    # pixel is covered by the blocks of as many seeds, as many as a block has pixels.
-    seeds = block_size ** len(channels.axes)
-    seed_probability, scale = coefficients_of(
-        lambda p, module: (-module.expm1(module.log1p(-p) / seeds), 1 / (1 - p)),
-        rate,
-        x.dtype,
-    )
-    seeds_shape = list(channels.mask_shape)
+    # A block begins at each seed. There are seeds before the first position, so that blocks
+    # of equally many seeds cover every position: as many as a block has positions.
+    formula = _formula(block_size ** len(channels.axes))
+    seed_probability, scale = coefficients(formula, rate, x.dtype)
+    mask_shape, seeds_shape = list(channels.mask_shape), list(channels.mask_shape)
     for axis in channels.axes:
+        mask_shape[axis] = x.shape[axis]
         seeds_shape[axis] = x.shape[axis] + block_size - 1
-    drawn = channels.draw(bernoulli_in_pairs, seed_probability, shape=tuple(seeds_shape))
-    dropped = _any_in_block(drawn, block_size, [axis + 1 for axis in channels.axes])
+    in_pairs = partial(_bernoulli_in_pairs, max(channels.axes) - x.ndim)
+    seeds = channels.draw(in_pairs, key, seed_probability, shape=tuple(seeds_shape))
+    dropped = _any_in_block(seeds, block_size, [axis + 1 for axis in channels.axes])
     if groups is not None:
-        return affine(x, channels.mask((1 - dropped) * scale, x.dtype))
-    # This mask is as large as the input, so mx.compile had better fuse the two.
+        return affine(x, channels.mask((1 - dropped) * scale, tuple(mask_shape)))
+    # This mask is as large as the input, so it is better if mx.compile fuses the two.
     return affine(x, ((1 - mx.squeeze(dropped, 0)) * scale).astype(x.dtype))
 
 
-def as_block_size(
-    block_size: int, shape: Sequence[int] = (), axes: Sequence[int] = ()
-) -> int:
-    """Gives a block size as an int, which fits into the axes of an input."""
-    size = as_integer(block_size, "block_size")
-    if size < 1:
-        raise ValueError(f"Received block_size = {block_size}. Expected at least 1.")
-    lengths = [shape[axis] for axis in axes]
-    # An empty input has no pixel to drop.
-    if 0 not in shape and any(size > n for n in lengths):
-        raise ValueError(
-            f"Received block_size = {block_size} for an input of "
-            f"{'x'.join(map(str, lengths))}, without batch and channels. Expected at most "
-            f"{min(lengths)}."
-        )
-    return size
+@lru_cache
+def _formula(covering: int) -> Formula:
+    """Returns the formula for blocks of which so many can cover a position."""
+    return lambda p, module: (-module.expm1(module.log1p(-p) / covering), 1 / (1 - p))
+
+
+def _bernoulli_in_pairs(axis: int, shape: Sequence[int], key: Key, p: mx.array) -> mx.array:
+    """Draws 0 and 1, ``uint8``, in half the time, where `p` is constant along an axis.
+
+    One random word, as a fraction ``u``, serves two neighbours along `axis`: the first is 1
+    for ``u < p``, the second below ``p**2`` and from ``p`` up to ``p + (1 - p) * p``. Each
+    is then 1 with probability `p`, and both are with ``p**2``.
+    """
+    length = shape[axis]
+    half = list(shape)
+    half[axis] = (length + 1) // 2
+    n = math.prod(half)
+    # The words of a split are raw bits, two for each key.
+    words = mx.random.split(key, (n + 1) // 2).flatten()[:n].reshape(half)
+    p = p.astype(mx.float32)
+    first, both, either = (
+        (words < _as_word(bound)).astype(mx.uint8) for bound in (p, p * p, p + (1 - p) * p)
+    )
+    pairs = mx.concatenate([first, either - first + both], axis=axis)
+    return mx.split(pairs, [length], axis=axis)[0]
+
+
+def _as_word(fraction: mx.array) -> mx.array:
+    """Returns ``fraction * 2**32``, ``uint32``; for 1, the largest that float32 holds."""
+    return mx.minimum(fraction * 2.0**32, 2.0**32 - 2**8).astype(mx.uint32)
 
 
 def _any_in_block(seeds: mx.array, size: int, axes: Sequence[int]) -> mx.array:
-    """Gives 1 where any of the next `size` seeds along each of `axes` is set, else 0."""
+    """Returns 1 where any of the next `size` seeds along each of `axes` is set, else 0."""
     # In one dimension every window is a shift of the whole, which MLX reads ten times
     # faster than slices along an axis. What runs past the end of a row is cut off last.
     line = mx.flatten(seeds)

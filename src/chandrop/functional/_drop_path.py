@@ -1,29 +1,18 @@
 import mlx.core as mx
 
-from chandrop.functional._arguments import check_input
-from chandrop.functional._dropout_channels import dropout_channels
+from chandrop._checks import check_has_batch, check_input
+from chandrop.functional._dropout_channels import Rate, dropout_channels
+from chandrop.random import Key
 
 
-def drop_path(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
+def drop_path(x: mx.array, p: Rate, key: Key) -> mx.array:
     r"""Zeroes examples with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
 
-    Stochastic depth: put it on the branch of a residual block, ``x + drop_path(branch(x),
-    p, key)``, and each example skips the branch with probability `p`. The paper drew once
-    for a batch, which is ``key[None]``, and scaled when it tested.
-
-    Args:
-        x: an array whose axis 0 is the batch, of a floating-point or complex dtype.
-        p: the probability of dropping an example: a number in ``[0, 1]``, or an array that
-            broadcasts to ``(B, 1, ..., 1)``; see :func:`dropout_channels`.
-        key: a key ``(2,)``; or one for each example, ``(B, 2)``; or one for all of them
-            alike, ``(1, 2)``, which keeps or drops the branch for the whole batch.
-
-    Returns:
-        Shape and dtype of `x`: ``dropout_channels(x, p, key, range(1, x.ndim))``.
-
-    Raises:
-        TypeError: see :func:`dropout_channels`.
-        ValueError: `x` is a scalar; see :func:`dropout_channels`.
+    Stochastic depth: on the branch of a residual block, ``x + drop_path(branch(x), p,
+    key)``, each example skips the branch with probability `p`. The original draws once per
+    batch, which is ``key[None]``, and scales at test time. It is ``dropout_channels(x, p,
+    key, range(1, x.ndim))``; args, returns and raises as there, and a scalar `x` is an
+    error.
 
     Example:
         >>> import mlx.core as mx
@@ -38,12 +27,3 @@ def drop_path(x: mx.array, p: float | mx.array, key: mx.array) -> mx.array:
     check_input(x)
     check_has_batch(x)
     return dropout_channels(x, p, key, range(1, x.ndim))
-
-
-def check_has_batch(x: mx.array) -> None:
-    """Raises for a scalar."""
-    if x.ndim == 0:
-        raise ValueError(
-            "Received a scalar. Expected an input whose axis 0 is the batch: drop_path "
-            "draws once for each example."
-        )

@@ -1,86 +1,121 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
 
-from chandrop.functional._noise import Noise, with_noise
-from chandrop.random._samples import bernoulli
+from chandrop._affine import affine
+from chandrop._checks import is_zero
+from chandrop.functional._bernoulli import bernoulli
+from chandrop.functional._channels import Channels, channels_of, channels_of_shape
+from chandrop.functional._coefficients import coefficients
+from chandrop.random import Key
+
+# A dropout rate: a number in [0, 1], or an array of them.
+Rate: TypeAlias = float | mx.array
 
 
 def dropout_channels(
     x: mx.array,
-    p: float | mx.array,
-    key: mx.array,
+    p: Rate,
+    key: Key,
     spatial_axes: int | Sequence[int],
     *,
     groups: int | None = None,
 ) -> mx.array:
     r"""Zeroes channels with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
 
-    One draw serves all of `spatial_axes`, and every other axis has its own: with
+    All of `spatial_axes` share one draw; every other axis has its own. With
     ``spatial_axes=(1, 2)`` each channel of each ``NHWC`` image is kept or dropped as a
-    whole; with ``()`` each element is; with all axes but the first each example is, which
-    is stochastic depth. The expected value over keys is `x`.
+    whole, with ``()`` each element, with all axes but the first each example (stochastic
+    depth). The mean over keys is `x`.
 
     Args:
         x: an array of any shape, of a floating-point or complex dtype.
         p: the probability of dropping a channel: a number in ``[0, 1]``, or an array that
-            broadcasts to the mask's shape (a rate per channel, or one traced rate). An
-            array is used as float32, so its mask can differ from the same number's in the
-            last bit. Its values are not checked, since that would evaluate it: nan gives
-            nan, and what lies outside ``[0, 1]`` acts as clipped.
-        key: a key ``(2,)``; or a batch of keys ``(B, 2)`` for an `x` whose axis 0 has
-            length ``B``, so that example ``i`` is masked by key ``i`` alone, however the
-            batch is cut; or ``(1, 2)``, one key that masks all examples alike. One of
-            :func:`chandrop.random.balanced_keys` has 6 words in place of 2. Two layers of
-            one shape with one key drop the same channels: give each its own, as
-            ``chandrop.random.fold_in(key, i)``.
-        spatial_axes: the axes that share one draw: an int or a sequence of ints, negative
-            ones counted from the last. A batch of keys needs axis 0 not to be among them.
-        groups: how many groups of channels share a draw each, as in a convolution with
-            ``groups``: a divisor of the number of channels, which are the last axis that is
-            not spatial. `p` then has a rate for each group. Default: every channel has its
-            own draw.
+            broadcasts to the mask's shape (`x`'s, with 1 at the spatial axes). The values
+            of an array are clipped to ``[0, 1]``, and nan returns nan. An array is
+            converted to float32, so its mask can differ from the same number's in the last
+            bit.
+        key: one key ``(2,)``; or a batch of keys ``(B, 2)`` for an `x` whose axis 0 has
+            length ``B``, so that key ``i`` alone masks example ``i``, however the batch is
+            cut; or ``(1, 2)``, which masks all examples alike. Two layers of one shape with
+            the same key drop the same channels: use ``fold_in(key, i)``.
+        spatial_axes: the axes that share one draw: an int or a sequence of ints; negative
+            ones count from the last. With a batch of keys, axis 0 may not be one of them.
+        groups: the number of groups of neighbouring channels that share a draw, as in a
+            grouped convolution. It divides the number of channels, which are the last axis
+            that is not spatial; `p` then has a rate for each group. Default: every channel
+            has its own draw.
 
     Returns:
-        An array of the shape and dtype of `x`. A dropped value is ``x * 0``: inf and nan
-        in a dropped channel become nan, as in ``mlx.nn`` and torch. The gradient with
-        respect to `x` is the mask; `p` and `key` have none.
+        An array of the shape and dtype of `x`. A dropped value is ``x * 0``, so inf and nan
+        become nan, as in ``mlx.nn`` and torch. The gradient with respect to `x` is the
+        mask; `p` and `key` have none.
 
     Raises:
-        TypeError: `x` is not an array, or is one of integers or bools; `p` is neither a
-            real number nor an ``mx.array``, or is a key; `key` is not a ``uint32`` array;
-            `groups` is not an int.
-        ValueError: `p` is outside ``[0, 1]`` or nan, or does not broadcast; an axis is out
-            of range or given twice; `key` has the wrong shape or batch; `groups` does not
-            divide the channels.
+        TypeError: `x` is not an array, or holds integers or bools; `p` is not a real number
+            or ``mx.array``, or is a key; `key` is not a ``uint32`` array; `groups` is not
+            an int.
+        ValueError: `p` is outside ``[0, 1]``, is nan, or does not broadcast; an axis is out
+            of range or repeated; `key` has the wrong shape; `groups` does not divide the
+            channels.
 
     Example:
         >>> import mlx.core as mx
         >>> from chandrop.functional import dropout_channels
-        >>> x = mx.ones((2, 3, 4))
-        >>> y = dropout_channels(x, 0.5, mx.random.key(0), spatial_axes=1)
+        >>> y = dropout_channels(mx.ones((2, 3, 4)), 0.5, mx.random.key(0), spatial_axes=1)
         >>> y[0].tolist()
         [[0.0, 2.0, 2.0, 0.0], [0.0, 2.0, 2.0, 0.0], [0.0, 2.0, 2.0, 0.0]]
-        >>> mx.array_equal(y, dropout_channels(x, 0.5, mx.random.key(0), 1)).item()
-        True
 
     Source: Tompson, Goroshin, Jain, LeCun and Bregler, "Efficient object localization
     using convolutional networks", CVPR 2015, section 3.2; for all axes but the first,
     Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016.
     """
-    return with_noise(DROPOUT, x, p, key, spatial_axes, groups)
+    channels = channels_of(x, key, spatial_axes, groups)
+    rate = channels.rate(p)
+    return x if is_zero(rate) else affine(x, _mask(channels, rate, key, x.dtype))
 
 
-def _coefficients(p: Any, module: ModuleType) -> tuple[Any, ...]:
-    return 1 - p, 1 / (1 - p)
+def channel_mask(
+    shape: Sequence[int],
+    p: Rate,
+    key: Key,
+    spatial_axes: int | Sequence[int],
+    dtype: mx.Dtype = mx.float32,
+    *,
+    groups: int | None = None,
+) -> mx.array:
+    r"""Draws what :func:`dropout_channels` multiplies by: 0 or :math:`\frac{1}{1-p}`.
+
+    Args:
+        shape: the shape of the input; `p`, `key`, `spatial_axes` and `groups` as there.
+        dtype: a floating-point or complex dtype. A scale beyond its range is inf.
+
+    Returns:
+        The mask: `shape` with 1 at the spatial axes, at axis 0 for a key ``(1, 2)``, and
+        at the channel axis for one group. It is ``mx.random.bernoulli(1 - p, mask_shape,
+        key=key) / (1 - p)``, the draw of ``mlx.nn.Dropout2d``.
+
+    Raises:
+        TypeError: `dtype` is an integer's or bool; see :func:`dropout_channels`.
+        ValueError: see :func:`dropout_channels`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import channel_mask
+        >>> mask = channel_mask((8, 28, 28, 16), 0.5, mx.random.key(0), (1, 2))
+        >>> mask.shape, sorted(set(mask.flatten().tolist()))
+        ((8, 1, 1, 16), [0.0, 2.0])
+    """
+    channels = channels_of_shape(shape, dtype, key, spatial_axes, groups)
+    return _mask(channels, channels.rate(p), key, dtype)
 
 
-def _numbers(
-    draw: Callable[..., mx.array], keep_probability: mx.array, scale: mx.array
-) -> tuple[mx.array]:
-    return (draw(bernoulli, keep_probability) * scale,)
+def _mask(channels: Channels, rate: Rate, key: Key, dtype: mx.Dtype) -> mx.array:
+    (scale,) = coefficients(_scale, rate, dtype)
+    return channels.mask(channels.draw(bernoulli, key, 1 - rate) * scale)
 
 
-DROPOUT = Noise(_coefficients, _numbers)
+def _scale(p: Any, module: ModuleType) -> tuple[Any]:
+    return (1 / (1 - p),)

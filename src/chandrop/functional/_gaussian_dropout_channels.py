@@ -1,42 +1,30 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
 
-from chandrop.functional._noise import Noise, with_noise
-from chandrop.random._samples import normal
+from chandrop._affine import affine
+from chandrop._checks import is_zero
+from chandrop.functional._channels import channels_of
+from chandrop.functional._coefficients import coefficients
+from chandrop.functional._dropout_channels import Rate
+from chandrop.random import Key
 
 
 def gaussian_dropout_channels(
     x: mx.array,
-    p: float | mx.array,
-    key: mx.array,
+    p: Rate,
+    key: Key,
     spatial_axes: int | Sequence[int],
     *,
     groups: int | None = None,
 ) -> mx.array:
     r"""Multiplies channels by draws from :math:`N(1, \frac{p}{1-p})`.
 
-    The mean and the variance of the multiplier are those of :func:`dropout_channels`.
-
-    Args:
-        x: an array of any shape, of a floating-point or complex dtype.
-        p: the rate of the dropout whose variance the noise has; see
-            :func:`dropout_channels`. 0 is the identity. 1 gives zeros, as it does there,
-            since the variance would be infinite.
-        key: a key ``(2,)``, one for each example ``(B, 2)``, or one for all examples alike
-            ``(1, 2)``; see :func:`dropout_channels`.
-        spatial_axes: the axes that share one draw: an int or a sequence of ints.
-        groups: how many groups of channels share a draw each. Default: every channel has
-            its own.
-
-    Returns:
-        An array of the shape and dtype of `x`.
-
-    Raises:
-        TypeError: see :func:`dropout_channels`.
-        ValueError: see :func:`dropout_channels`.
+    The multiplier has the mean and the variance that it has in :func:`dropout_channels`.
+    Args, returns and raises as there; `p` = 1, where the variance would be infinite,
+    returns zeros.
 
     Example:
         >>> import mlx.core as mx
@@ -50,17 +38,18 @@ def gaussian_dropout_channels(
     way to prevent neural networks from overfitting", JMLR 15, 2014, section 10; Keras'
     ``GaussianDropout``. The draw is ``mx.random.normal(mask_shape, key=key)``.
     """
-    return with_noise(_GAUSSIAN_DROPOUT, x, p, key, spatial_axes, groups)
+    channels = channels_of(x, key, spatial_axes, groups)
+    rate = channels.rate(p)
+    if is_zero(rate):
+        return x
+    mean, deviation = coefficients(_formula, rate, x.dtype)
+    drawn = channels.draw(_normal, key)
+    return affine(x, channels.mask(mean + drawn * deviation))
 
 
-def _coefficients(p: Any, module: ModuleType) -> tuple[Any, ...]:
+def _normal(shape: Sequence[int], key: Key) -> mx.array:
+    return mx.random.normal(shape, key=key)
+
+
+def _formula(p: Any, module: ModuleType) -> tuple[Any, ...]:
     return 1.0, module.sqrt(p / (1 - p))
-
-
-def _numbers(
-    draw: Callable[..., mx.array], mean: mx.array, deviation: mx.array
-) -> tuple[mx.array]:
-    return (mean + draw(normal) * deviation,)
-
-
-_GAUSSIAN_DROPOUT = Noise(_coefficients, _numbers)

@@ -1,21 +1,21 @@
-from typing import Any
+from typing import TypeAlias
 
 import mlx.core as mx
 
-from chandrop.random._place import KEY_WORDS, PLACE_WORDS
+# A key, as mx.random.key returns it, or an array of keys.
+Key: TypeAlias = mx.array
 
 
-def check_key(key: Any) -> None:
-    """Raises unless `key` is a key or an array of keys, as ``mx.random.key`` gives.
+def check_key(key: object) -> None:
+    """Raises unless `key` is a key, or an array of keys, as ``mx.random`` makes them.
 
     Args:
-        key: what was received as a key. One key is a ``uint32`` array of shape
-            ``(2,)``; an array of keys has shape ``(..., 2)``.
+        key: the argument to check. One key is a ``uint32`` array of shape ``(2,)``; an
+            array of keys has shape ``(..., 2)``.
 
     Raises:
         TypeError: `key` is not an ``mx.array``, or its dtype is not ``uint32``.
-        ValueError: the last axis of `key` does not have length 2, or 6 as those of
-            :func:`balanced_keys`.
+        ValueError: the last axis of `key` does not have length 2.
 
     Example:
         >>> import mlx.core as mx
@@ -36,10 +36,10 @@ def check_key(key: Any) -> None:
     if key.dtype != mx.uint32:
         raise TypeError(
             f"Received a key of dtype {key.dtype}. "
-            "Expected uint32, as mx.random.key(0) and mx.random.split give."
+            "Expected uint32, as mx.random.key(0) and mx.random.split return."
         )
-    if key.ndim == 0 or key.shape[-1] not in (KEY_WORDS, KEY_WORDS + PLACE_WORDS):
+    if key.ndim == 0 or key.shape[-1] != 2:
         raise ValueError(
             f"Received a key of shape {key.shape}. Expected (2,) for one key, as "
-            "mx.random.key(0) gives, or (B, 2) for B of them, as mx.random.split gives."
+            "mx.random.key(0) returns, or (B, 2) for B keys, as mx.random.split returns."
         )

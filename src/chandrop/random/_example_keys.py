@@ -1,22 +1,22 @@
 import mlx.core as mx
 
-from chandrop.random._as_integer import as_integer
-from chandrop.random._check_key import check_key
+from chandrop._checks import as_integer
+from chandrop.random._check_key import Key, check_key
 from chandrop.random._fold_in import as_words, fold_in
 
 
-def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
-    """Gives each of `n` examples a key of its own, by its place in the whole batch.
+def example_keys(key: Key, n: int, offset: int | mx.array = 0) -> Key:
+    """Derives a key for each of `n` examples from their positions in the whole batch.
 
-    Every function and layer of chandrop takes these keys where it takes one key. An
-    example's mask then depends on its place alone and not on how the batch was cut:
-    the part that begins at example `offset` gets ``example_keys(key, n, offset)``.
+    Every function and layer of chandrop takes these keys in place of one key. The mask of
+    an example then depends on its position alone, not on how the batch was cut: the part
+    that starts at example `offset` uses ``example_keys(key, n, offset)``.
 
     Args:
         key: a key ``(2,)``, ``uint32``.
         n: the number of examples.
-        offset: the place of the first example: an int, or an integer array of shape ``()``,
-            whose places are taken modulo ``2**32``.
+        offset: the position of the first example: an int, or an integer array of shape
+            ``()``, whose positions wrap around at ``2**32``.
 
     Returns:
         Keys of shape ``(n, 2)``, ``uint32``: ``fold_in(key, mx.arange(n) + offset)``.
@@ -24,7 +24,7 @@ def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
     Raises:
         TypeError: `key` is not a ``uint32`` array; `n` or `offset` is not an integer.
         ValueError: `key` is not one key; `n` is negative; `offset` is not one offset, or
-            as an int takes a place to ``2**32``.
+            is an int that moves a position to ``2**32`` or beyond.
 
     Example:
         >>> import mlx.core as mx
@@ -38,8 +38,8 @@ def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
     check_key(key)
     if key.ndim != 1:
         raise ValueError(
-            f"Received keys of shape {key.shape}. Expected one key, (2,), to give "
-            "each example a key of its own."
+            f"Received keys of shape {key.shape}. Expected one key, (2,), from which to "
+            "derive a key for each example."
         )
     n = as_integer(n, "n")
     if n < 0:
@@ -48,11 +48,11 @@ def example_keys(key: mx.array, n: int, offset: int | mx.array = 0) -> mx.array:
     if first.ndim != 0:
         raise ValueError(
             f"Received an offset of shape {first.shape}. Expected one offset, of shape (); "
-            "for keys at places of any order: fold_in(key, places)."
+            "for keys at arbitrary positions: fold_in(key, positions)."
         )
     if not isinstance(offset, mx.array) and as_integer(offset, "offset") + n > 2**32:
         raise ValueError(
-            f"Received offset {offset} for {n} examples. Expected places below 2**32; "
-            "to count further, fold the step in: example_keys(fold_in(key, step), n)."
+            f"Received offset {offset} for {n} examples. Expected positions below 2**32; "
+            "to count further, fold in the step: example_keys(fold_in(key, step), n)."
         )
     return fold_in(key, first + mx.arange(n, dtype=mx.uint32))

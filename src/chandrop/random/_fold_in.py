@@ -1,35 +1,33 @@
 import mlx.core as mx
 
+from chandrop._checks import as_integer
 from chandrop._mlx import vmap
-from chandrop.random._as_integer import as_integer
-from chandrop.random._check_key import check_key
-from chandrop.random._place import with_place_of, without_place
+from chandrop.random._check_key import Key, check_key
 
-# The golden ratio as a 32-bit fraction: any constant would do, as long as the
-# keys hashed for `data` are not keys that people make, such as mx.random.key(5).
+# The golden ratio as a 32-bit fraction. Any constant would do, as long as the keys hashed
+# for `data` are not keys that people make, such as mx.random.key(5).
 _DOMAIN = 0x9E3779B9
 
 
-def fold_in(key: mx.array, data: int | mx.array) -> mx.array:
+def fold_in(key: Key, data: int | mx.array) -> Key:
     """Derives a new key from a key and an integer: a step, an example, a layer.
 
-    The same arguments give the same key, different `data` give independent keys, and
-    the order in which they are asked for does not matter. Arrays derive many keys in
-    one call.
+    The same arguments always return the same key, and different `data` return independent
+    keys, in any order. Arrays derive many keys in one call.
 
     Args:
         key: a key ``(2,)`` or an array of keys ``(..., 2)``, ``uint32``.
-        data: an int in ``[0, 2**32)``, or an array of integers of shape ``(...)``, taken
-            modulo ``2**32``. The shapes of `key`, without its last axis, and of `data`
-            broadcast as NumPy's do.
+        data: an int in ``[0, 2**32)``, or an array of integers of shape ``(...)``, which
+            wrap around at ``2**32``. The shape of `key`, without its last axis, and the
+            shape of `data` broadcast as in NumPy.
 
     Returns:
         Keys of shape ``(..., 2)``, ``uint32``.
 
     Raises:
-        TypeError: `key` is not a ``uint32`` array; `data` is not of integers.
-        ValueError: `key` has the wrong shape, `data` is out of range, or their shapes do
-            not broadcast.
+        TypeError: `key` is not a ``uint32`` array; `data` does not hold integers.
+        ValueError: `key` has the wrong shape; `data` is out of range; the shapes do not
+            broadcast.
 
     Example:
         >>> import mlx.core as mx
@@ -42,33 +40,31 @@ def fold_in(key: mx.array, data: int | mx.array) -> mx.array:
 
     Source: threefry as a hash, twice: ``draw(key + draw([0x9E3779B9, data]))`` with
     ``draw(k) = split(k, 1)[0]`` (Salmon, Moraes, Dror and Shaw, "Parallel random numbers:
-    as easy as 1, 2, 3", SC 2011). It is not ``jax.random.fold_in``, but is what these
-    operations give with JAX's ``split`` and ``jax_threefry_partitionable=False``.
+    as easy as 1, 2, 3", SC 2011). It differs from ``jax.random.fold_in``, but JAX's
+    ``split`` with ``jax_threefry_partitionable=False`` computes the same.
     """
     check_key(key)
     words = as_words(data)
-    # RandomBits has no derivative, so a key that is being differentiated must not reach it.
+    # RandomBits has no derivative, so it must not see a key that is differentiated.
     key = mx.stop_gradient(key)
     domain = mx.full(words.shape, _DOMAIN, dtype=mx.uint32)
     hashed = _draw(mx.stack([domain, words], axis=-1))
     try:
         # Not xor: under mx.vmap, MLX's bitwise operations read out of bounds.
-        salted = without_place(key) + hashed
+        salted = key + hashed
     except ValueError as error:
         raise ValueError(
             f"Received {key.shape[:-1]} keys and data of shape {words.shape}, which do not "
             "broadcast. For a table of all pairs: fold_in(keys[:, None], data)."
         ) from error
-    return with_place_of(key, _draw(salted))
+    return _draw(salted)
 
 
 def as_words(data: int | mx.array) -> mx.array:
-    """Gives an int or an array of integers as uint32, without a gradient."""
+    """Converts an int or an array of integers to uint32, without a gradient."""
     if isinstance(data, mx.array):
         if not mx.issubdtype(data.dtype, mx.integer):
-            raise TypeError(
-                f"Received data of dtype {data.dtype}. Expected integers to fold in."
-            )
+            raise TypeError(f"Received data of dtype {data.dtype}. Expected integers.")
         return mx.stop_gradient(data.astype(mx.uint32))
     integer = as_integer(data, "data", "an int or an mx.array of integers: mx.array(data)")
     if not 0 <= integer < 2**32:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.random._as_integer import as_integer
+from chandrop._checks import as_integer
 from chandrop.uncertainty._checks import check_labelled
 from chandrop.uncertainty._sums import total_by_place
 

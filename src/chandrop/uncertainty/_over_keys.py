@@ -8,16 +8,12 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from chandrop._checks import as_integer
 from chandrop._mlx import vmap
-from chandrop.nn import ThinDropout, ThinSequential
-from chandrop.nn._containers import containers
-from chandrop.nn._layers_by_path import layers_by_path
-from chandrop.nn._on_channels import is_convolution
-from chandrop.nn._snapshot import changing_models
-from chandrop.nn._subnetworks import subnetworks
+from chandrop.nn import get_keys
+from chandrop.nn.tools._purity import checked
+from chandrop.nn.tools._subnetworks import subnetworks
 from chandrop.random import check_key
-from chandrop.random._as_integer import as_integer
-from chandrop.uncertainty._purity import checked
 
 Network = nn.Module | Callable[..., Any]
 Dropout = bool | Callable[[str, nn.Module], bool] | None
@@ -77,25 +73,21 @@ def as_size(size: Any, name: str, whole: int) -> int:
     return int(size)
 
 
-def is_one_by_one(fn: Network, chunk: Any, dropout: Dropout) -> bool:
-    """Whether keys are taken one after another, by default.
-
-    A thin convolution has other weights for every key, and MLX makes of a batch of weights
-    a convolution with groups, which takes longer than one convolution after another.
-    """
+def is_one_by_one(fn: Network, chunk: int | None, dropout: Dropout) -> bool:
+    """Whether keys are taken one after another by default: a key chooses weights."""
     if chunk is not None or dropout is False or not isinstance(fn, nn.Module):
         return False
-    with changing_models:
-        thinning = {
-            id(layer)
-            for path, layer in layers_by_path(fn, ThinDropout).items()
-            if layer._p > 0 and (not callable(dropout) or dropout(path, layer))
-        }
-        for chain in layers_by_path(fn, ThinSequential).values():
-            layers = [layer for _, layer in containers(chain)]
-            if any(map(is_convolution, layers)) and any(id(m) in thinning for m in layers):
-                return True
-        return False
+    modules = dict(fn.named_modules())
+    chosen = {
+        id(modules[path])
+        for path in get_keys(fn)
+        if not callable(dropout) or dropout(path, modules[path])
+    }
+    return any(
+        id(layer) in chosen and layer.p > 0
+        for module in modules.values()
+        for layer in getattr(module, "weight_choosers", ())
+    )
 
 
 def over_keys(

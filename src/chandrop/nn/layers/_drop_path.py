@@ -1,0 +1,46 @@
+from typing import Any
+
+import mlx.core as mx
+
+from chandrop._checks import check_has_batch
+from chandrop.functional import drop_path
+from chandrop.nn.layers._dropout_layer import DropoutLayer
+from chandrop.random import Key
+
+
+class DropPath(DropoutLayer):
+    """Drops whole examples: stochastic depth, on the branch of a residual block.
+
+    The rate `p` has no default. In deep networks it grows with depth, from 0:
+    ``DropPath(p * i / (blocks - 1))`` in block ``i``. At the call, ``layer(x,
+    key=key[None])`` keeps or drops the branch for the whole batch. See
+    :func:`chandrop.functional.drop_path`.
+
+    Shape:
+        Input and output: any shape whose axis 0 is the batch, of a floating-point or
+        complex dtype.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> import mlx.nn as nn
+        >>> from chandrop.nn import DropPath
+        >>> class Block(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.branch = nn.Linear(16, 16)
+        ...         self.drop_path = DropPath(0.1)
+        ...
+        ...     def __call__(self, x):
+        ...         return x + self.drop_path(self.branch(x))
+        >>> Block()(mx.ones((8, 16))).shape
+        (8, 16)
+    """
+
+    on_channels = "keeps zero"
+
+    def _draw(self, x: mx.array, key: Key) -> mx.array:
+        return drop_path(x, self.p, key)
+
+    def _check(self, x: Any, key: Key | None) -> None:
+        super()._check(x, key)
+        check_has_batch(x)

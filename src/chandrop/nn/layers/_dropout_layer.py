@@ -1,0 +1,72 @@
+from typing import Any
+
+import mlx.core as mx
+
+from chandrop._checks import as_rate, check_dtype, check_input, is_zero
+from chandrop.functional import Rate
+from chandrop.nn.layers._keyed_layer import KeyedLayer
+from chandrop.nn.layers._words_of_others import WORDS_FOR_RATE, declares
+from chandrop.random import Key
+
+
+class DropoutLayer(KeyedLayer):
+    """A random layer with a dropout rate.
+
+    The rate can be set: ``layer.p = 0.2``. An array, ``layer.p = mx.array(0.2)``, can
+    change at every step of a compiled function, without a retrace.
+    """
+
+    def __init__(self, p: Rate, *, key: Key | None = None):
+        """Creates a layer in training mode.
+
+        Args:
+            p: the dropout rate: a number in ``[0, 1]``, or an array of rates that
+                broadcasts to the mask's shape.
+            key: the initial key, ``(2,)``; see :class:`KeyedLayer`.
+
+        Raises:
+            TypeError: `p` is not a number or an ``mx.array``, or is a key; `key` is not a
+                ``uint32`` array.
+            ValueError: `p` is outside ``[0, 1]`` or nan; `key` is not one key.
+        """
+        super().__init__(key=key)
+        self.p = p
+
+    @property
+    def p(self) -> Rate:
+        """The dropout rate."""
+        rate: Rate = self._p
+        return rate
+
+    @p.setter
+    def p(self, p: Rate) -> None:
+        as_rate(p)
+        self._p = p
+
+    def _check(self, x: Any, key: Key | None) -> None:
+        check_input(x)
+        check_dtype(x.dtype)
+        super()._check(x, key)
+
+    def _keeps_all(self, x: mx.array | None = None) -> bool:
+        return is_zero(self.p)
+
+    def _extra_repr(self) -> str:
+        return f"p={self.p}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in WORDS_FOR_RATE and not declares(type(self), name):
+            raise AttributeError(
+                f"Received {name} for a {type(self).__name__}, which would change nothing. "
+                "Expected p: layer.p = 0.2."
+            )
+        if (
+            name not in ("p", "key")
+            and not name.startswith("_")
+            and hasattr(self, f"_{name}")
+        ):
+            raise AttributeError(
+                f"A layer's {name} cannot be set. train() and eval() set the mode; for "
+                "anything else but p build a new layer."
+            )
+        super().__setattr__(name, value)
