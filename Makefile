@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # The MLX backend for Linux: cpu, cuda12 or cuda13. On macOS MLX brings Metal.
 BACKEND ?= cpu
-OLDEST_MLX = $(shell sed -n 's/^dependencies = \["mlx>=\(.*\)"\]/\1/p' pyproject.toml)
+OLDEST_MLX = $(shell sed -n 's/^dependencies = \["mlx>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 VENV = .venv
 BIN = $(VENV)/bin

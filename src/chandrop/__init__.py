@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 try:
     import mlx.core as _  # noqa: F401
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "chandrop needs MLX with a backend, and MLX did not import. On Linux, "
         "`pip install mlx` brings none. Choose one and only one:\n"
         '    pip install "chandrop[cpu]"\n'
         '    pip install "chandrop[cuda12]"\n'
         '    pip install "chandrop[cuda13]"'
-    ) from error
+    ) from _error
 
 if TYPE_CHECKING:
     from chandrop import functional, nn, random, thin, uncertainty

@@ -181,8 +181,8 @@ def check_broadcasts(array: mx.array, name: str, mask_shape: Sequence[int]) -> N
         )
 
 
-# typed, since True == 1; `shape` and `spatial_axes` hold plain ints.
-@lru_cache(maxsize=4096, typed=True)
+# For plain ints alone: the cache could not tell True, 1 and 1.0 apart.
+@lru_cache(maxsize=4096)
 def axes_and_mask_shape(
     shape: tuple[int, ...], spatial_axes: tuple[int, ...], groups: int | None = None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -190,7 +190,6 @@ def axes_and_mask_shape(
 
     That is `shape` with 1 at the spatial axes, and `groups` at the channel axis.
     """
-    groups = as_groups(groups)
     ndim = len(shape)
     for axis in spatial_axes:
         if not -ndim <= axis < ndim:

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from chandrop._checks import (
     as_axes,
+    as_groups,
     as_integers,
     as_rate,
     axes_and_mask_shape,
@@ -25,6 +26,7 @@ def channels_of(
     check_input(x)
     # Before the axes, so that the error names a key in their place, or the other way round.
     check_key(key)
+    groups = None if groups is None else as_groups(groups)
     return _channels(x.shape, x.dtype, key.shape, as_axes(spatial_axes), groups)
 
 
@@ -39,7 +41,7 @@ def channels_of_shape(
     check_dtype(dtype)
     check_key(key)
     shape = as_integers(shape, "a shape, as x.shape")
-    return _channels(shape, dtype, key.shape, as_axes(spatial_axes), groups)
+    return _channels(shape, dtype, key.shape, as_axes(spatial_axes), as_groups(groups))
 
 
 class Channels:
@@ -137,8 +139,8 @@ class Channels:
         return mx.flatten(mx.broadcast_to(mx.expand_dims(mask, axis), wide), axis - 1, axis)
 
 
-# typed, since True == 1; the shapes and axes hold plain ints.
-_channels = lru_cache(maxsize=4096, typed=True)(Channels)
+# All arguments are plain ints by now: the cache could not tell True, 1 and 1.0 apart.
+_channels = lru_cache(maxsize=4096)(Channels)
 
 
 def _check_batch(

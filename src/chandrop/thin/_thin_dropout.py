@@ -119,8 +119,8 @@ class ThinDropout(ThinLayer):
         check_has_channels(x)
 
     def _keeps_all(self, x: Any = None) -> bool:
-        if isinstance(x, mx.array):
-            x = x.shape[-1] if x.ndim else None
+        if isinstance(x, mx.array) and x.ndim:
+            x = x.shape[-1]
         return super()._keeps_all(x)
 
     def _constant_axes(self, ndim: int) -> range:

@@ -33,7 +33,7 @@ class ThinLayer(DropoutLayer):
         return keep_channels(key, channels, self.p)
 
     def _keeps_all(self, channels: Any = None) -> bool:
-        if channels is None:
+        if not isinstance(channels, int):
             return is_zero(self.p)
         return number_kept(channels, self.p) == channels
 

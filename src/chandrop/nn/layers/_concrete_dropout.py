@@ -63,7 +63,7 @@ class ConcreteDropout(ChannelLayer):
     def p(self, p: Rate) -> None:
         rate = as_rate(p)
         if isinstance(rate, mx.array):
-            self.logit = mx.log(rate) - mx.log1p(-rate)
+            self.logit: mx.array = mx.log(rate) - mx.log1p(-rate)
         elif 0 < rate < 1:
             # A number sets all rates, however many there are.
             shape = self.logit.shape if "logit" in self else ()

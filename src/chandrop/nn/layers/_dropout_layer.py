@@ -4,8 +4,8 @@ import mlx.core as mx
 
 from chandrop._checks import as_rate, check_dtype, check_input, is_zero
 from chandrop.functional import Rate
+from chandrop.nn.layers._foreign_keywords import NAMES_OF_RATE, declares
 from chandrop.nn.layers._keyed_layer import KeyedLayer
-from chandrop.nn.layers._words_of_others import WORDS_FOR_RATE, declares
 from chandrop.random import Key
 
 
@@ -55,7 +55,7 @@ class DropoutLayer(KeyedLayer):
         return f"p={self.p}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in WORDS_FOR_RATE and not declares(type(self), name):
+        if name in NAMES_OF_RATE and not declares(type(self), name):
             raise AttributeError(
                 f"Received {name} for a {type(self).__name__}, which would change nothing. "
                 "Expected p: layer.p = 0.2."

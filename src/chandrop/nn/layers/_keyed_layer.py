@@ -15,7 +15,7 @@ from chandrop.nn._surroundings import (
     note_new,
     surroundings,
 )
-from chandrop.nn.layers._words_of_others import check_words
+from chandrop.nn.layers._foreign_keywords import check_arguments
 from chandrop.random import Key, check_key
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class KeyedLayer(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
         """Creates a layer; an error about its arguments names its class."""
         if kwargs or len(args) > 1:
-            check_words(cls, args, kwargs)
+            check_arguments(cls, args, kwargs)
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(self, *, key: Key | None = None):
@@ -100,7 +100,8 @@ class KeyedLayer(nn.Module):
                 is. Default: the layer splits its own key, draws with one half and keeps the
                 other.
         """
-        return self._call(self._draw, x, key, self.training)
+        y: mx.array = self._call(self._draw, x, key, self.training)
+        return y
 
     def _call(
         self,
