@@ -91,8 +91,8 @@ class ThinSequential(nn.Sequential):
             raise ValueError(
                 "Received no ThinDropout among the layers, so every channel would be "
                 "computed. Expected chandrop.thin.ThinDropout(p) where channels are "
-                "dropped: the masks of other dropouts differ from example to example. Without any, "
-                "an mlx.nn.Sequential."
+                "dropped, since the masks of other dropouts differ from example to example; "
+                "without any, an mlx.nn.Sequential."
             )
 
     @property

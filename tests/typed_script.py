@@ -1,0 +1,43 @@
+"""A user's script, whose types `make lint` checks: every call has the type it should."""
+
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+import chandrop
+from chandrop.functional import Rate, dropout2d
+from chandrop.nn import Dropout2d, KeyedLayer, checkpoint, convert, functional_call
+from chandrop.random import Key, example_keys
+from chandrop.thin import ThinDropout
+from chandrop.uncertainty import Classification, Regression, predict
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+
+class Noise(KeyedLayer):
+    def draw(self, x: mx.array, key: Key) -> mx.array:
+        return x + mx.random.normal(x.shape, key=key)
+
+
+def script(x: mx.array, key: Key, rate: Rate) -> None:
+    assert_type(dropout2d(x, rate, key), mx.array)
+    assert_type(example_keys(key, 4), mx.array)
+    layer = Dropout2d(0.5)
+    assert_type(layer(x), mx.array)
+    assert_type(layer.p, float | mx.array)
+    assert_type(ThinDropout(0.5).p, float)
+    assert_type(Noise()(x, key=key), mx.array)
+    model = nn.Linear(4, 4)
+    assert_type(convert(model), nn.Linear)
+    assert_type(functional_call(model, {}, x, key=key, return_state=True), tuple[Any, Any])
+    assert_type(predict(model, key, x), Classification)
+    assert_type(predict(model, key, x, "regression"), Regression)
+    assert_type(chandrop.__version__, str)
+
+    def block(x: mx.array, scale: float) -> mx.array:
+        return x * scale
+
+    assert_type(checkpoint(model, block)(x, 2.0), mx.array)
+    checkpoint(model, block)(x, "2")  # type: ignore[arg-type]
