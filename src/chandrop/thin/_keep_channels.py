@@ -68,10 +68,9 @@ def as_fixed_rate(p: Any) -> float:
     return float(number)
 
 
-def check_one_key(key: object) -> None:
+def check_one_key(key: Key) -> None:
     """Raises unless `key` is one key, ``(2,)`` or ``(1, 2)``."""
     check_key(key)
-    assert isinstance(key, mx.array)
     if key.ndim > 2 or (key.ndim == 2 and key.shape[0] != 1):
         raise ValueError(
             f"Received keys of shape {key.shape}. Expected one key, (2,), as what is kept "

@@ -91,7 +91,7 @@ class ThinSequential(nn.Sequential):
             raise ValueError(
                 "Received no ThinDropout among the layers, so every channel would be "
                 "computed. Expected chandrop.thin.ThinDropout(p) where channels are "
-                "dropped, since the masks of other dropouts differ from example to example; "
+                "dropped, since other dropouts drop others in each example; "
                 "without any, an mlx.nn.Sequential."
             )
 
