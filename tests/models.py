@@ -10,17 +10,17 @@ import mlx.nn as nn
 
 import chandrop
 from chandrop.nn import (
-    AlphaDropout2d,
+    AlphaDropout,
     ChannelDropout,
-    DropBlock2d,
+    DropBlock,
     Dropout,
     Dropout1d,
     Dropout2d,
     Dropout3d,
     DropPath,
-    GaussianDropout2d,
+    GaussianDropout,
+    KeyedLayer,
 )
-from chandrop.nn._keyed_layer import KeyedLayer
 from chandrop.nn._layers_of_the_call import path_in_the_call
 
 
@@ -127,10 +127,10 @@ class Family(nn.Module):
     def __init__(self):
         super().__init__()
         self.linears = [nn.Linear(6, 8), nn.Linear(8, 8)]
-        self.block = DropBlock2d(0.2, 2, groups=4)
+        self.block = DropBlock(0.2, 2, (1, 2), groups=4)
         self.path = DropPath(mx.array(0.25))
-        self.gaussian = GaussianDropout2d(0.2, groups=2)
-        self.alpha = AlphaDropout2d(0.2)
+        self.gaussian = GaussianDropout(0.2, (1, 2), groups=2)
+        self.alpha = AlphaDropout(0.2, (1, 2))
         self.head = nn.Linear(8, 2)
 
     def __call__(self, x):

@@ -79,12 +79,20 @@ def _mask(axes):
     )
 
 
-def _noise(function):
-    return lambda x, p, key: function(x, p, key, (1, 2))
+def _noise(function, axes):
+    return lambda x, p, key: function(x, p, key, axes)
 
 
-def _block(function):
-    return lambda x, p, key: function(x, p, key, block_size=2)
+def _block(axes):
+    return lambda x, p, key: chandrop.functional.drop_block(x, p, key, 2, axes)
+
+
+def _noise_layer(cls, axes):
+    return lambda x, p, key: cls(p, axes)(x, key=key)
+
+
+def _block_layer(axes):
+    return lambda x, p, key: chandrop.nn.DropBlock(p, 2, axes)(x, key=key)
 
 
 def _channel_layer(axes):
@@ -115,35 +123,57 @@ SUBJECTS += [
     ),
     Subject(
         "alpha_dropout_channels",
-        _noise(chandrop.functional.alpha_dropout_channels),
+        _noise(chandrop.functional.alpha_dropout_channels, (1, 2)),
         lambda _: (1, 2),
         (4,),
         drops=False,
         shifts=True,
     ),
     Subject(
+        "AlphaDropout:channels-first",
+        _noise_layer(chandrop.nn.AlphaDropout, (2, 3)),
+        lambda _: (2, 3),
+        (4,),
+        drops=False,
+        shifts=True,
+    ),
+    Subject(
         "gaussian_dropout_channels",
-        _noise(chandrop.functional.gaussian_dropout_channels),
+        _noise(chandrop.functional.gaussian_dropout_channels, (1, 2)),
         lambda _: (1, 2),
         (4,),
         drops=False,
     ),
     Subject(
-        "drop_block2d",
-        _block(chandrop.functional.drop_block2d),
-        _named(2),
-        (3, 4),
+        "GaussianDropout:sequences",
+        _noise_layer(chandrop.nn.GaussianDropout, 1),
+        lambda _: (1,),
+        (3,),
         drops=False,
-        least=2,
     ),
+]
+# The axes that blocks extend along, what these are for the rank of an input, and the ranks.
+_BLOCKS = {
+    "sequences": (1, lambda _: (1,), (3,)),
+    "sequences, channels-first": (-1, lambda rank: (rank - 1,), (2, 3)),
+    "images": ((-3, -2), _named(2), (3, 4)),
+    "images, channels-first": ((2, 3), lambda _: (2, 3), (4,)),
+    "volumes": ((-4, -3, -2), _named(3), (4, 5)),
+    "apart": ((3, 1), lambda _: (1, 3), (5,)),
+}
+SUBJECTS += [
+    Subject(f"drop_block:{name}", _block(axes), *others, drops=False, least=2)
+    for name, (axes, *others) in _BLOCKS.items()
+]
+SUBJECTS += [
     Subject(
-        "drop_block3d",
-        _block(chandrop.functional.drop_block3d),
-        _named(3),
-        (4, 5),
+        "DropBlock:channels-first",
+        _block_layer((2, 3)),
+        lambda _: (2, 3),
+        (4,),
         drops=False,
         least=2,
-    ),
+    )
 ]
 DROPPING = [subject for subject in SUBJECTS if subject.drops]
 FUNCTIONS = [subject for subject in SUBJECTS if subject.name[0].islower()]
@@ -193,23 +223,33 @@ class Layer:
 
     @property
     def name(self):
-        return type(self.build(mx.random.key(0))).__name__
+        layer = repr(self.build(mx.random.key(0)))
+        return f"{layer.replace('p=0.4', '').replace('(, ', '(')} of {self.shape}"
 
 
 def _built(cls, shape, **own):
     return Layer(lambda key: cls(0.4, key=key, **own), shape)
 
 
-_SHAPES = {"": (4, 6), "1d": (4, 3, 6), "2d": (4, 3, 5, 6), "3d": (4, 2, 3, 3, 6)}
 LAYERS = [
-    _built(getattr(chandrop.nn, f"{noise}{layout}"), shape)
-    for noise in ("Dropout", "AlphaDropout", "GaussianDropout", "ConcreteDropout")
-    for layout, shape in _SHAPES.items()
-]
-LAYERS += [
+    _built(chandrop.nn.Dropout, (4, 6)),
+    _built(chandrop.nn.Dropout1d, (4, 3, 6)),
+    _built(chandrop.nn.Dropout2d, (4, 3, 5, 6)),
+    _built(chandrop.nn.Dropout3d, (4, 2, 3, 3, 6)),
     _built(chandrop.nn.ChannelDropout, (4, 6, 3, 5), spatial_axes=(2, 3)),
     _built(chandrop.nn.DropPath, (4, 3, 6)),
-    _built(chandrop.nn.DropBlock2d, (4, 5, 6, 6), block_size=3),
-    _built(chandrop.nn.DropBlock3d, (4, 3, 5, 4, 6), block_size=2),
-    _built(chandrop.nn.ThinDropout, (4, 3, 6)),
+    _built(chandrop.nn.DropBlock, (4, 5, 6), block_size=3, spatial_axes=1),
+    _built(chandrop.nn.DropBlock, (4, 5, 6, 6), block_size=3, spatial_axes=(1, 2)),
+    _built(chandrop.nn.DropBlock, (4, 6, 5, 6), block_size=3, spatial_axes=(2, 3)),
+    _built(chandrop.nn.DropBlock, (4, 3, 5, 4, 6), block_size=2, spatial_axes=(1, 2, 3)),
+    _built(chandrop.thin.ThinDropout, (4, 3, 6)),
+]
+LAYERS += [
+    _built(cls, shape, spatial_axes=axes)
+    for cls in (
+        chandrop.nn.AlphaDropout,
+        chandrop.nn.GaussianDropout,
+        chandrop.nn.ConcreteDropout,
+    )
+    for shape, axes in {(4, 6): (), (4, 3, 6): 1, (4, 6, 3, 5): (2, 3)}.items()
 ]

@@ -19,15 +19,12 @@ from subjects import assert_same, assert_trees_close, normal
 from chandrop.functional import concrete_dropout_channels, concrete_regularizer, dropout
 from chandrop.nn import (
     ConcreteDropout,
-    ConcreteDropout1d,
-    ConcreteDropout2d,
-    ConcreteDropout3d,
     checkpoint,
     functional_call,
     get_keys,
     rekey,
 )
-from chandrop.random import balanced_keys, example_keys
+from chandrop.random import example_keys
 
 AXES = (1, 2)
 
@@ -251,16 +248,6 @@ def test_dtypes(dtype, key):
     assert not mx.isnan(call(x, key)).any()
 
 
-def test_balanced_members_complement_one_another(key):
-    """Of 8 members, each channel is dropped by 2 at p = 1/4."""
-    members = mx.vmap(
-        lambda key: concrete_dropout_channels(
-            mx.ones((100,)), mx.array(math.log(1 / 3)), key, (), temperature=1e-3
-        )
-    )(balanced_keys(key, 8))
-    assert ((members < 0.5).sum(0) == 2).all()
-
-
 # The rates that are learned.
 
 
@@ -328,25 +315,36 @@ def test_it_learns_the_right_rates():
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"),
+    ("shape", "axes"),
     [
-        (ConcreteDropout, (4, 6)),
-        (ConcreteDropout1d, (4, 3, 6)),
-        (ConcreteDropout2d, (4, 3, 3, 6)),
-        (ConcreteDropout3d, (4, 2, 3, 3, 6)),
+        ((4, 6), ()),
+        ((4, 3, 6), 1),
+        ((4, 3, 3, 6), (1, 2)),
+        ((4, 2, 3, 3, 6), (1, -2, 2)),
+        ((4, 6, 3, 3), (2, 3)),
+        ((6, 3), -1),
     ],
+    ids=str,
 )
-def test_the_layers_are_the_function(kind, shape, key):
+def test_the_layer_is_the_function(shape, axes, key):
     x = normal(shape)
-    layer = kind(mx.linspace(0.1, 0.6, 6), temperature=0.2, key=key)
+    rates = mx.linspace(0.1, 0.6, 6)
+    after = shape[::-1].index(6)
+    rates = rates.reshape(6, *[1] * after)
+    layer = ConcreteDropout(rates, axes, temperature=0.2, key=key)
     _, sub = mx.random.split(key)
-    expected = concrete_dropout_channels(
-        x, layer.logit, sub, tuple(range(1, x.ndim - 1)), temperature=0.2
-    )
+    expected = concrete_dropout_channels(x, layer.logit, sub, axes, temperature=0.2)
     assert_same(layer(x), expected)
     assert not mx.array_equal(layer(x), expected)
-    np.testing.assert_allclose(layer.p, mx.linspace(0.1, 0.6, 6), rtol=1e-6)
+    np.testing.assert_allclose(layer.p, rates, rtol=1e-6)
     assert layer.eval()(x) is x
+
+
+def test_what_the_layer_says_of_itself():
+    layer = ConcreteDropout(0.5, spatial_axes=(2, 3), temperature=0.2)
+    assert repr(layer) == "ConcreteDropout(p=0.5, spatial_axes=(2, 3), temperature=0.2)"
+    assert "spatial_axes" not in repr(ConcreteDropout())
+    assert ConcreteDropout().p.item() == pytest.approx(0.1)
 
 
 def test_the_logit_is_a_parameter(key, tmp_path):

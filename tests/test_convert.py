@@ -13,13 +13,12 @@ from chandrop.nn import (
     Dropout1d,
     Dropout2d,
     Dropout3d,
-    ThinDropout,
-    ThinSequential,
     convert,
     functional_call,
     get_keys,
     revert,
 )
+from chandrop.thin import ThinDropout, ThinSequential
 
 
 class Everywhere(nn.Module):

@@ -11,21 +11,17 @@ import pytest
 from subjects import SUBJECTS, normal
 
 import chandrop
-from chandrop.functional import (
-    channel_mask,
-    dropout,
-    dropout2d,
-    dropout_channels,
-)
-from chandrop.nn._keyed_layer import KeyedLayer
+from chandrop.functional import channel_mask, dropout, dropout2d, dropout_channels
 from chandrop.random import check_key, example_keys, fold_in
 
 each = pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
-LAYERS = [
-    name
-    for name, member in vars(chandrop.nn).items()
-    if isinstance(member, type) and issubclass(member, KeyedLayer)
-]
+LAYERS = {
+    name: member
+    for package in (chandrop.nn, chandrop.thin)
+    for name, member in vars(package).items()
+    if isinstance(member, type) and issubclass(member, chandrop.nn.DropoutLayer)
+    if member is not chandrop.nn.DropoutLayer
+}
 # Those that can be built with a rate alone.
 WITHOUT_OTHERS = [
     name for name in LAYERS if not name.startswith(("DropBlock", "ChannelDropout"))
@@ -81,17 +77,17 @@ def assert_names_what_works(error, key):
 @pytest.mark.parametrize("name", WITHOUT_OTHERS)
 def test_a_key_in_the_place_of_a_layers_rate(name, key):
     with pytest.raises(TypeError, match="p of dtype uint32, as keys have") as error:
-        getattr(chandrop.nn, name)(key)
+        LAYERS[name](key)
     assert_names_what_works(error, key)
-    layer = getattr(chandrop.nn, name)(0.5)
+    layer = LAYERS[name](0.5)
     with pytest.raises(TypeError, match="p of dtype uint32, as keys have"):
         layer.p = key
 
 
 def test_a_key_in_the_place_of_a_fixed_rate(key):
     for call in (
-        lambda: chandrop.functional.keep_channels(key, 8, key),
-        lambda: chandrop.functional.thin_dropout_channels(mx.ones((2, 8)), key, key, ()),
+        lambda: chandrop.thin.keep_channels(key, 8, key),
+        lambda: chandrop.thin.thin_dropout_channels(mx.ones((2, 8)), key, key, ()),
     ):
         with pytest.raises(TypeError, match="p of dtype uint32, as keys have"):
             call()
@@ -100,7 +96,7 @@ def test_a_key_in_the_place_of_a_fixed_rate(key):
 @pytest.mark.parametrize("word", ["rate", "drop_prob", "dropout"])
 @pytest.mark.parametrize("name", WITHOUT_OTHERS)
 def test_other_names_of_the_rate_cannot_be_set(name, word):
-    layer = getattr(chandrop.nn, name)(0.5)
+    layer = LAYERS[name](0.5)
     with pytest.raises(AttributeError, match=f"Received {word} for a {name}, ") as error:
         setattr(layer, word, 0.2)
     assert not hasattr(layer, word)
@@ -157,7 +153,7 @@ def test_words_of_other_libraries(name, word):
     shown = "..." if isinstance(value, (mx.array, tuple)) else repr(value)
     for others in ({}, {"key": mx.random.key(0)}):
         with pytest.raises(TypeError) as error:
-            getattr(chandrop.nn, name)(**others, **{word: value})
+            LAYERS[name](**others, **{word: value})
         message = str(error.value)
         assert message.startswith(f"{name} takes no {word}={shown}. ")
         assert expected.format(name=name) in message
@@ -170,14 +166,17 @@ def test_the_words_that_the_messages_name_work():
             call = fix.removesuffix(".").split(": ")[1]
             if word == "seed" and name in ("DropPath", "ThinDropPath"):
                 call = call.replace("(", "(0.5, ", 1)
-            assert type(eval(call, vars(chandrop.nn) | {"mx": mx})).__name__ == name
+            assert type(eval(call, LAYERS | {"mx": mx})).__name__ == name
 
 
 def test_words_that_a_class_takes():
-    with pytest.raises(TypeError, match=r"Expected one of p, block_size, groups, key\."):
-        chandrop.nn.DropBlock2d(0.5, 3, size=3)
+    message = r"Expected one of p, block_size, spatial_axes, groups, key\."
+    with pytest.raises(TypeError, match=message):
+        chandrop.nn.DropBlock(0.5, 3, 1, size=3)
+    with pytest.raises(TypeError, match=r"Expected one of p, spatial_axes, groups, key\."):
+        chandrop.nn.AlphaDropout(axes=1)
     with pytest.raises(TypeError, match=r"Expected one of p, key\."):
-        chandrop.nn.ThinDropout(groups=2)
+        chandrop.thin.ThinDropout(groups=2)
 
 
 class Taking(chandrop.nn.Dropout2d):
@@ -351,8 +350,8 @@ def test_a_batch_of_keys_that_does_not_match(subject, batch, key):
 @each
 def test_a_batch_of_keys_for_one_example(subject, key):
     shape = subject.shape()[1:]
-    if len(shape) not in subject.ranks or not subject.spatial_axes(len(shape)):
-        pytest.skip("it takes no unbatched input with spatial axes")
+    if len(shape) not in subject.ranks or 0 not in subject.spatial_axes(len(shape)):
+        pytest.skip("it takes no unbatched input whose axis 0 is spatial")
     keys = mx.random.split(key, shape[0])
     with pytest.raises(
         ValueError, match=r"without a batch axis \(spatial axes \(0,.*\(2,\)"
@@ -484,7 +483,7 @@ def test_example_keys(key):
             example_keys(key, n)
     for offset in (2**32 - 7, np.uint32(2**32 - 7)):
         with pytest.raises(
-            ValueError, match=r"fold the step in: example_keys\(fold_in\(key, s"
+            ValueError, match=r"fold in the step: example_keys\(fold_in\(key, s"
         ):
             example_keys(key, 8, offset)
     with pytest.raises(TypeError, match="Received data of type float"):
@@ -510,65 +509,77 @@ def test_a_layer_checks_its_call_in_any_mode_and_keeps_its_key(training, key):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    ("shape", "axes", "lengths"),
     [
-        ("2d", (2, 5, 4, 3)),
-        ("2d", (4, 6, 3)),
-        ("3d", (2, 9, 4, 5, 3)),
-        ("3d", (5, 5, 4, 3)),
+        ((2, 4, 3), 1, "4"),
+        ((2, 5, 4, 3), (1, 2), "5, 4"),
+        ((4, 6, 3), (-3, -2), "4, 6"),
+        ((2, 9, 4, 5, 3), (1, 2, 3), "9, 4, 5"),
+        ((2, 7, 4, 5), (2, 3), "4, 5"),
+        ((4, 9, 5, 6, 8), (4, 0), "8, 4"),
     ],
 )
-def test_blocks_larger_than_the_input(name, shape, training, key):
-    lengths = shape[-1 - int(name[0]) : -1]
+def test_blocks_larger_than_the_input(shape, axes, lengths, training, key):
     message = (
-        rf"Received block_size = 5 for an input of {'x'.join(map(str, lengths))}, without "
-        r"batch and channels\. Expected at most 4\."
+        rf"Received block_size = 5 for spatial axes of lengths {lengths}\. "
+        r"Expected at most 4\."
     )
     with pytest.raises(ValueError, match=message):
-        getattr(chandrop.functional, f"drop_block{name}")(mx.ones(shape), 0.5, key, 5)
-    layer = getattr(chandrop.nn, f"DropBlock{name}")(0.5, 5).train(training)
+        chandrop.functional.drop_block(mx.ones(shape), 0.5, key, 5, axes)
+    layer = chandrop.nn.DropBlock(0.5, 5, axes).train(training)
     with pytest.raises(ValueError, match=message):
         layer(mx.ones(shape))
+    fits = chandrop.nn.DropBlock(0.5, 4, axes).train(training)
+    assert fits(mx.ones(shape)).shape == shape
+
+
+@pytest.mark.parametrize("axes", [(), []], ids=repr)
+def test_blocks_along_no_axis(axes, key):
+    message = r"Received no spatial axes\. Expected those along which blocks extend, as \(1"
+    with pytest.raises(ValueError, match=message):
+        chandrop.functional.drop_block(mx.ones((2, 5, 3)), 0.5, key, 2, axes)
+    for training in (True, False):
+        with pytest.raises(ValueError, match=message):
+            chandrop.nn.DropBlock(0.5, 2, axes).train(training)(mx.ones((2, 5, 3)))
 
 
 @pytest.mark.parametrize("block_size", [0, -3])
 def test_blocks_of_nothing(block_size, key):
     message = rf"Received block_size = {block_size}\. Expected at least 1\."
     with pytest.raises(ValueError, match=message):
-        chandrop.functional.drop_block2d(mx.ones((2, 5, 4, 3)), 0.5, key, block_size)
+        chandrop.functional.drop_block(mx.ones((2, 5, 4, 3)), 0.5, key, block_size, (1, 2))
     with pytest.raises(ValueError, match=message):
-        chandrop.nn.DropBlock3d(0.5, block_size)
+        chandrop.nn.DropBlock(0.5, block_size, (1, 2))
 
 
 @pytest.mark.parametrize("block_size", [2.0, "3", None, True, (2, 2)], ids=repr)
 def test_block_sizes_of_another_type(block_size, key):
     message = rf"Received block_size of type {type(block_size).__name__}\. Expected an in"
     with pytest.raises(TypeError, match=message):
-        chandrop.functional.drop_block2d(mx.ones((2, 5, 4, 3)), 0.5, key, block_size)
+        chandrop.functional.drop_block(mx.ones((2, 5, 4, 3)), 0.5, key, block_size, (1, 2))
     with pytest.raises(TypeError, match=message):
-        chandrop.nn.DropBlock2d(0.5, block_size)
+        chandrop.nn.DropBlock(0.5, block_size, (1, 2))
 
 
 @pytest.mark.parametrize(
-    ("build", "ranks"),
+    "build",
     [
-        (lambda: chandrop.nn.DropBlock2d(0.5, 1), (3, 4)),
-        (lambda: chandrop.nn.DropBlock3d(0.5, 1), (4, 5)),
-        (lambda: chandrop.nn.AlphaDropout1d(), (2, 3)),
-        (lambda: chandrop.nn.GaussianDropout2d(), (3, 4)),
-        (lambda: chandrop.nn.ConcreteDropout3d(), (4, 5)),
+        chandrop.nn.AlphaDropout,
+        chandrop.nn.GaussianDropout,
+        chandrop.nn.ConcreteDropout,
+        chandrop.nn.ChannelDropout,
+        lambda p, axes: chandrop.nn.DropBlock(p, 1, axes),
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
-def test_ranks_of_the_family(build, ranks, training):
-    for rank in set(range(7)) - set(ranks):
-        message = (
-            f"Received input with {rank} dimensions. Expected {ranks[0]} or {ranks[1]}"
-        )
-        with pytest.raises(ValueError, match=message):
-            build().train(training)(mx.ones((2,) * rank))
-    for rank in ranks:
-        assert build().train(training)(mx.ones((2,) * rank)).ndim == rank
+def test_layers_of_any_layout_take_every_rank_that_has_the_axes(build, training):
+    for rank in range(7):
+        layer, x = build(0.5, (1, 2)).train(training), mx.ones((2,) * rank)
+        if rank > 2:
+            assert layer(x).shape == x.shape
+            continue
+        with pytest.raises(ValueError, match=rf"spatial axis . for an input with {rank} d"):
+            layer(x)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -585,6 +596,6 @@ def test_arguments_by_place(key):
         match=r"2 arguments for Dropout2d by.*Dropout2d\(p, groups=\.\.\., key=\.\.\.\)",
     ):
         chandrop.nn.Dropout2d(0.5, True)
-    with pytest.raises(TypeError, match=r"Expected DropBlock2d\(p, block_size, groups"):
-        chandrop.nn.DropBlock2d(0.5, 3, key)
+    with pytest.raises(TypeError, match=r"DropBlock\(p, block_size, spatial_axes, group"):
+        chandrop.nn.DropBlock(0.5, 3, 1, key)
     assert chandrop.nn.ChannelDropout(0.5, 1).p == 0.5

@@ -11,7 +11,7 @@ from subjects import assert_same, normal
 from chandrop.functional import (
     alpha_dropout_channels,
     channel_mask,
-    drop_block2d,
+    drop_block,
     dropout1d,
     dropout2d,
     dropout3d,
@@ -19,13 +19,13 @@ from chandrop.functional import (
     gaussian_dropout_channels,
 )
 from chandrop.nn import (
-    AlphaDropout2d,
+    AlphaDropout,
     ChannelDropout,
-    DropBlock2d,
+    DropBlock,
     Dropout,
     Dropout1d,
     Dropout2d,
-    GaussianDropout1d,
+    GaussianDropout,
 )
 from chandrop.random import example_keys
 
@@ -33,7 +33,7 @@ MEMBERS = {
     "dropout": dropout_channels,
     "alpha": alpha_dropout_channels,
     "gaussian": gaussian_dropout_channels,
-    "block": lambda x, p, key, axes, groups: drop_block2d(x, p, key, 2, groups=groups),
+    "block": lambda x, p, key, axes, groups: drop_block(x, p, key, 2, axes, groups=groups),
 }
 each = pytest.mark.parametrize("function", MEMBERS.values(), ids=MEMBERS.keys())
 
@@ -165,15 +165,16 @@ def test_layers(key):
         dropout_channels(x, 0.4, sub, (2, 3), groups=2),
     )
     assert_same(
-        AlphaDropout2d(0.4, groups=2, key=key)(x),
+        AlphaDropout(0.4, (1, 2), groups=2, key=key)(x),
         alpha_dropout_channels(x, 0.4, sub, (1, 2), groups=2),
     )
     assert_same(
-        GaussianDropout1d(0.4, groups=2, key=key)(x[0]),
+        GaussianDropout(0.4, 1, groups=2, key=key)(x[0]),
         gaussian_dropout_channels(x[0], 0.4, sub, 1, groups=2),
     )
     assert_same(
-        DropBlock2d(0.4, 2, groups=1, key=key)(x), drop_block2d(x, 0.4, sub, 2, groups=1)
+        DropBlock(0.4, 2, (1, 2), groups=1, key=key)(x),
+        drop_block(x, 0.4, sub, 2, (1, 2), groups=1),
     )
     assert_same(
         Dropout(0.4, groups=2, key=key)(x), dropout_channels(x, 0.4, sub, (), groups=2)
@@ -204,7 +205,7 @@ def test_groups_of_another_type(function, groups, key):
         function(mx.ones((3, 4, 5, 6)), 0.5, key, (1, 2), groups=groups)
 
 
-@pytest.mark.parametrize("layer", [Dropout, Dropout1d, Dropout2d, AlphaDropout2d])
+@pytest.mark.parametrize("layer", [Dropout, Dropout1d, Dropout2d, AlphaDropout])
 def test_layers_check_groups_when_built_and_called(layer):
     with pytest.raises(ValueError, match="Expected at least 1"):
         layer(groups=0)

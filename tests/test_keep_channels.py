@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from subjects import assert_same
 
-from chandrop.functional import keep_channels
-from chandrop.random import balanced_keys, example_keys
+from chandrop.random import example_keys
+from chandrop.thin import keep_channels
 
 
 @given(
@@ -36,15 +36,12 @@ def test_how_many(channels, p, expected, key):
     assert keep_channels(key, channels, p).size == expected
 
 
-def many(make_keys, key, channels, p, draws):
+def many(key, channels, p, draws):
     """What many keys keep, as bools (draws, channels)."""
-    kept = mx.vmap(lambda key: keep_channels(key, channels, p))(make_keys(key, draws))
+    kept = mx.vmap(lambda key: keep_channels(key, channels, p))(mx.random.split(key, draws))
     whole = np.zeros((draws, channels), bool)
     np.put_along_axis(whole, np.array(kept).astype(int), True, axis=1)
     return whole
-
-
-MAKE_KEYS = {"independent": mx.random.split, "balanced": balanced_keys}
 
 
 @pytest.mark.statistical(false_alarms=1e-9)
@@ -54,7 +51,7 @@ def test_every_set_is_equally_likely(channels, p, get_key, false_alarms):
     k = round((1 - p) * channels)
     sets = list(combinations(range(channels), k))
     test = Binomial(1 / len(sets), false_alarms, counts=len(sets), deviation=0.1)
-    kept = many(mx.random.split, get_key(), channels, p, test.draws)
+    kept = many(get_key(), channels, p, test.draws)
     numbers = kept @ (1 << np.arange(channels))
     counts = [(numbers == sum(1 << channel for channel in s)).sum() for s in sets]
     assert sum(counts) == test.draws
@@ -73,38 +70,14 @@ def test_channels_and_pairs_are_kept_as_often_as_drawn_without_replacement(
     single = Binomial(k / channels, false_alarms / 2, counts=channels, deviation=0.1)
     double = Binomial(pair_rate, false_alarms / 2, counts=pairs, deviation=0.1)
     draws = max(single.draws, double.draws)
-    kept = many(mx.random.split, get_key(), channels, p, draws).astype(np.int64)
+    kept = many(get_key(), channels, p, draws).astype(np.int64)
     together = kept.T @ kept
     single.check(np.diag(together), draws)
     double.check(together[np.triu_indices(channels, 1)], draws)
 
 
-@pytest.mark.parametrize(
-    ("members", "channels", "p"), [(16, 16, 0.5), (8, 10, 0.5), (16, 12, 0.25), (4, 7, 0.3)]
-)
-def test_balanced_keys_keep_each_channel_as_often(members, channels, p, get_key):
-    """By as near to k / C of the members as can be."""
-    k = round((1 - p) * channels)
-    for _ in range(20):
-        counts = many(balanced_keys, get_key(), channels, p, members).sum(0)
-        assert np.ptp(counts) <= 1 or abs(counts - members * k / channels).max() < 1
-
-
-@pytest.mark.statistical(false_alarms=1e-9)
-def test_a_balanced_key_alone_is_one_like_any_other(get_key, false_alarms):
-    sets = list(combinations(range(4), 2))
-    test = Binomial(1 / 6, false_alarms, counts=6, deviation=0.1)
-    # One member of each of many ensembles: those of one are not independent.
-    ensembles = mx.random.split(get_key(), test.draws)
-    first = mx.vmap(lambda key: balanced_keys(key, 64)[0])(ensembles)
-    kept = many(lambda key, draws: first, None, 4, 0.5, test.draws)
-    counts = [kept[:, list(pair)].all(1).sum() for pair in sets]
-    test.check(counts, test.draws)
-
-
-@pytest.mark.parametrize("make_keys", MAKE_KEYS.values(), ids=MAKE_KEYS)
-def test_vmap_is_the_loop(make_keys, key):
-    keys = make_keys(key, 8)
+def test_vmap_is_the_loop(key):
+    keys = mx.random.split(key, 8)
     together = mx.vmap(lambda key: keep_channels(key, 9, 0.4))(keys)
     assert_same(
         together.astype(mx.float32),

@@ -1,6 +1,5 @@
 """Layers as modules: their key is state, and they take the place of mlx.nn's."""
 
-import functools
 import pickle
 
 import mlx.core as mx
@@ -20,44 +19,40 @@ SHAPES = {
     "Dropout3d": (4, 2, 3, 3, 6),
 }
 each = pytest.mark.parametrize("name", SHAPES)
-SPATIAL_AXES = {"": (), "1d": (1,), "2d": (1, 2), "3d": (1, 2, 3)}
+# Every other layer: its class, the function that it stands for, a shape, other arguments.
+_LAYOUTS = {
+    "elements": ((4, 6), ()),
+    "sequences": ((4, 5, 6), 1),
+    "images": ((4, 5, 7, 6), (1, 2)),
+    "images, channels first": ((4, 6, 5, 7), (2, -1)),
+    "volumes": ((4, 3, 5, 4, 6), (-4, -3, -2)),
+}
+_FUNCTIONS = {
+    "AlphaDropout": functional.alpha_dropout_channels,
+    "GaussianDropout": functional.gaussian_dropout_channels,
+    "ChannelDropout": functional.dropout_channels,
+    "DropBlock": functional.drop_block,
+}
 
 
 def _family():
-    """Every other layer: how it is built, the function that it stands for, a shape."""
-    family = {
-        "DropPath": (chandrop.nn.DropPath, functional.drop_path, (4, 3, 6), {}),
-        "DropBlock2d": (
-            chandrop.nn.DropBlock2d,
-            functional.drop_block2d,
-            (4, 5, 6, 6),
-            {"block_size": 3},
-        ),
-        "DropBlock3d": (
-            chandrop.nn.DropBlock3d,
-            functional.drop_block3d,
-            (4, 3, 5, 4, 6),
-            {"block_size": 2},
-        ),
-    }
-    for layout, axes in SPATIAL_AXES.items():
-        for name, function in [
-            ("AlphaDropout", functional.alpha_dropout_channels),
-            ("GaussianDropout", functional.gaussian_dropout_channels),
-        ]:
-            layer = getattr(chandrop.nn, f"{name}{layout}")
-            wrapped = functools.partial(function, spatial_axes=axes)
-            family[f"{name}{layout}"] = (layer, wrapped, SHAPES[f"Dropout{layout}"], {})
-    return family
+    yield "DropPath", ("DropPath", functional.drop_path, (4, 3, 6), {})
+    for name, function in _FUNCTIONS.items():
+        for layout, (shape, axes) in _LAYOUTS.items():
+            own = {"spatial_axes": axes}
+            if name == "DropBlock":
+                own["block_size"] = 3
+            if own != {"spatial_axes": (), "block_size": 3}:
+                yield f"{name}, {layout}", (name, function, shape, own)
 
 
-FAMILY = _family()
+FAMILY = dict(_family())
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_every_layer_is_its_function(name, key):
-    build, function, shape, own = FAMILY[name]
-    layer, x = build(0.4, **own, key=key), normal(shape)
+@pytest.mark.parametrize("case", FAMILY)
+def test_every_layer_is_its_function(case, key):
+    name, function, shape, own = FAMILY[case]
+    layer, x = getattr(chandrop.nn, name)(0.4, **own, key=key), normal(shape)
     for _ in range(3):
         key, sub = mx.random.split(key)
         assert_same(layer(x), function(x, 0.4, sub, **own))
@@ -71,23 +66,40 @@ def test_every_layer_is_its_function(name, key):
     layer.eval()
     assert layer(x) is x
     assert_same(layer._key, key)
-    assert repr(layer).startswith(f"{name}(p=0.4")
-    if "block_size" in own:
-        assert repr(layer) == f"{name}(p=0.4, block_size={own['block_size']})"
 
 
-@pytest.mark.parametrize("name", [*FAMILY, "ConcreteDropout", "ConcreteDropout2d"])
-def test_every_layer_is_known_to_the_tools(name, key):
+def test_what_every_layer_says_of_itself():
+    layers = chandrop.nn
+    for layer, expected in [
+        (layers.DropPath(0.4), "DropPath(p=0.4)"),
+        (layers.AlphaDropout(), "AlphaDropout(p=0.5)"),
+        (layers.AlphaDropout(0.4, 1), "AlphaDropout(p=0.4, spatial_axes=(1,))"),
+        (
+            layers.GaussianDropout(0.4, [2, -1]),
+            "GaussianDropout(p=0.4, spatial_axes=(2, -1))",
+        ),
+        (layers.GaussianDropout(0.4, groups=2), "GaussianDropout(p=0.4, groups=2)"),
+        (layers.DropBlock(0.4, 3, 1), "DropBlock(p=0.4, spatial_axes=(1,), block_size=3)"),
+        (
+            layers.DropBlock(0.4, 3, (2, 3), groups=1),
+            "DropBlock(p=0.4, spatial_axes=(2, 3), groups=1, block_size=3)",
+        ),
+    ]:
+        assert repr(layer) == expected
+
+
+@pytest.mark.parametrize("case", [*FAMILY, "ConcreteDropout"])
+def test_every_layer_is_known_to_the_tools(case, key):
     """It has a place in a model's keys, and mlx.nn has no counterpart to go back to."""
-    own = FAMILY[name][3] if name in FAMILY else {}
+    concrete = ("ConcreteDropout", None, (4, 3, 6), {"spatial_axes": 1})
+    name, _, shape, own = FAMILY.get(case, concrete)
     layer = getattr(chandrop.nn, name)(0.4, **own)
-    model = mlx.nn.Sequential(mlx.nn.Linear(6, 6), layer)
+    model = mlx.nn.Sequential(mlx.nn.Linear(shape[-1], shape[-1]), layer)
     assert chandrop.nn.convert(model).layers[1] is layer
     assert list(chandrop.nn.get_keys(model)) == ["layers.1"]
     chandrop.nn.rekey(model, key)
     with pytest.raises(ValueError, match=rf"a {name}\(p=.*which mlx\.nn does not have"):
         chandrop.nn.revert(model)
-    shape = FAMILY[name][2] if name in FAMILY else SHAPES[name.replace("Concrete", "")]
     x = normal(shape)
     y = chandrop.nn.functional_call(model, {}, x, key=key)
     assert_same(y, chandrop.nn.functional_call(model, {}, x, key=key))
@@ -98,11 +110,11 @@ def test_every_layer_is_known_to_the_tools(name, key):
         chandrop.nn.functional_call(model, {}, x)
 
 
-@pytest.mark.parametrize("name", FAMILY)
-def test_a_layer_with_a_batch_of_keys_may_be_called_otherwise(name, key):
+@pytest.mark.parametrize("case", FAMILY)
+def test_a_layer_with_a_batch_of_keys_may_be_called_otherwise(case, key):
     """In eval mode, and with a key at the call, its own do not matter."""
-    build, function, shape, own = FAMILY[name]
-    layer, x = build(0.4, **own), normal(shape)[:3]
+    name, function, shape, own = FAMILY[case]
+    layer, x = getattr(chandrop.nn, name)(0.4, **own), normal(shape)[:3]
     chandrop.nn.rekey(layer, mx.random.split(key, 8))
     assert_same(layer(x, key=key), function(x, 0.4, key, **own))
     assert layer.eval()(x) is x

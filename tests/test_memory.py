@@ -63,6 +63,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from chandrop.nn import *
+from chandrop.thin import *
 
 def resident():
     with open("/proc/self/statm") as pages:
@@ -95,7 +96,7 @@ print(resident() - before)
 CALLS = {
     "Dropout(0)": "Dropout(0)",
     "DropPath(0)": "DropPath(0)",
-    "DropBlock2d(0)": "lambda x, layer=DropBlock2d(0.0, 2): layer(x.reshape(2, 2, 4))",
+    "DropBlock(0)": "lambda x, layer=DropBlock(0.0, 2, 0): layer(x)",
     "ThinDropout, all kept": "ThinDropout(0.1)",
     "ThinDropPath, all kept": "lambda x, layer=ThinDropPath(0.1): layer(x, mx.sin)",
     "ThinSequential, all kept": "ThinSequential(nn.Linear(4, 4), ThinDropout(0.1))",

@@ -133,7 +133,7 @@ def test_many_layers_derive_their_keys_in_one_call(key, monkeypatch):
     model = nn.Sequential(*[Dropout() for _ in range(50)])
     calls = []
     monkeypatch.setattr(
-        "chandrop.nn._model_keys.fold_in",
+        "chandrop.nn.tools._model_keys.fold_in",
         lambda key, data: calls.append(data.shape) or fold_in(key, data),
     )
     rekey(model, key)

@@ -17,13 +17,27 @@ from chandrop.nn import Dropout, DropPath, checkpoint, functional_call, rekey
 CHANNELS = 6
 SHAPES = {"": (4, 6), "1d": (4, 3, 6), "2d": (4, 3, 3, 6), "3d": (4, 3, 3, 3, 6)}
 BUILD = {
-    f"{name}{layout}": (getattr(layers, f"{name}{layout}"), SHAPES[layout], {})
-    for name in ("Dropout", "AlphaDropout", "GaussianDropout")
-    for layout in SHAPES
+    f"Dropout{layout}": (getattr(layers, f"Dropout{layout}"), shape, {})
+    for layout, shape in SHAPES.items()
 }
-BUILD["ChannelDropout"] = (layers.ChannelDropout, (4, 3, 6), {"spatial_axes": 1})
-BUILD["DropBlock2d"] = (layers.DropBlock2d, SHAPES["2d"], {"block_size": 2})
-BUILD["DropBlock3d"] = (layers.DropBlock3d, SHAPES["3d"], {"block_size": 2})
+BUILD |= {
+    f"{kind.__name__} of {len(shape)} axes": (
+        kind,
+        shape,
+        {"spatial_axes": tuple(range(1, len(shape) - 1))},
+    )
+    for kind in (layers.AlphaDropout, layers.GaussianDropout, layers.ChannelDropout)
+    for shape in SHAPES.values()
+}
+BUILD |= {
+    f"DropBlock of {len(shape)} axes": (
+        layers.DropBlock,
+        shape,
+        {"spatial_axes": tuple(range(1, len(shape) - 1)), "block_size": 2},
+    )
+    for shape in SHAPES.values()
+    if len(shape) > 2
+}
 each = pytest.mark.parametrize("name", BUILD)
 
 
@@ -89,13 +103,15 @@ def test_a_rate_may_be_set(name, key):
     assert layer.p == 0.75
 
 
-@pytest.mark.parametrize("attribute", ["key", "groups", "block_size", "training"])
+@pytest.mark.parametrize(
+    "attribute", ["key", "groups", "block_size", "spatial_axes", "training"]
+)
 def test_what_cannot_be_set(attribute, key):
     """Else nn.Module would make a key a parameter, and take the rest without a word."""
-    layer = layers.DropBlock2d(0.5, 3, key=key)
-    with pytest.raises(
-        AttributeError, match=rf"A layer's {attribute} cannot be set\..*rekey"
-    ):
+    layer = layers.DropBlock(0.5, 3, (1, 2), key=key)
+    instead = r".*rekey or set_keys\." if attribute == "key" else r".*build a new layer\."
+    message = rf"A layer's {attribute} cannot be set\.{instead}"
+    with pytest.raises(AttributeError, match=message):
         setattr(layer, attribute, mx.random.key(1))
     assert layer.parameters() == {}
     layer.own = 5

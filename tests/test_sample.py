@@ -10,7 +10,7 @@ from subjects import assert_same, normal
 
 from chandrop.functional import dropout, dropout2d
 from chandrop.nn import Dropout, functional_call
-from chandrop.random import balanced_keys, fold_in
+from chandrop.random import fold_in
 from chandrop.uncertainty import sample
 
 CHUNKS = [None, 1, 2, 3, 5, 7, 8]
@@ -27,9 +27,8 @@ def network(key, x, scale):
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
-@pytest.mark.parametrize("make_keys", [mx.random.split, balanced_keys])
-def test_it_is_the_loop(chunk, make_keys, key):
-    keys, x = make_keys(key, 4), normal((2, 3, 3, 8))
+def test_it_is_the_loop(chunk, key):
+    keys, x = mx.random.split(key, 4), normal((2, 3, 3, 8))
     samples = sample(network, keys, x, 2.0, chunk=chunk)
     assert type(samples["more"]) is Output
     for i in range(4):
@@ -111,7 +110,7 @@ def test_progress_without_tqdm(key, monkeypatch):
         sample(lambda key: key, mx.random.split(key, 2), progress=True)
 
 
-@pytest.mark.parametrize("shape", [(2,), (0, 2), (3, 1, 2), (0, 6)], ids=str)
+@pytest.mark.parametrize("shape", [(2,), (0, 2), (3, 1, 2)], ids=str)
 def test_keys_that_are_not_one_for_each_sample(shape):
     keys = mx.zeros(shape, dtype=mx.uint32)
     with pytest.raises(ValueError, match=r"Received keys of shape .*S >= 1 samples") as e:

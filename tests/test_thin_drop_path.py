@@ -8,16 +8,9 @@ import pytest
 from mlx.utils import tree_flatten
 from subjects import assert_same, assert_trees_close, normal
 
-from chandrop.functional import keep_channels, thin_drop_path, thin_dropout_channels
-from chandrop.nn import (
-    Dropout,
-    ThinDropPath,
-    checkpoint,
-    functional_call,
-    get_keys,
-    rekey,
-)
+from chandrop.nn import Dropout, checkpoint, functional_call, get_keys, rekey
 from chandrop.random import example_keys
+from chandrop.thin import ThinDropPath, keep_channels, thin_drop_path, thin_dropout_channels
 from chandrop.uncertainty import predict, sample
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
@@ -274,11 +267,11 @@ def test_bad_inputs(key):
         with pytest.raises(ValueError, match=r"shape \(3,\) for 2 examples\. Expected one"):
             call(x, lambda x: x.sum(0))
         with pytest.raises(
-            TypeError, match=r"branch that gives list\. Expected one mx\.ar"
+            TypeError, match=r"branch that returns list\. Expected one mx\.ar"
         ):
             call(x, lambda x: [1.0])
         with pytest.raises(
-            TypeError, match=r"branch that gives mlx\.core\.bool\. Expected"
+            TypeError, match=r"branch that returns mlx\.core\.bool\. Expected"
         ):
             call(x, lambda x: x > 0)
         with pytest.raises(ValueError, match=r"Received a scalar"):

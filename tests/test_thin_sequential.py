@@ -14,12 +14,9 @@ from mlx.utils import tree_flatten, tree_map
 from subjects import assert_same, assert_trees_close, normal
 
 from chandrop import nn as layers
-from chandrop.functional import keep_channels
 from chandrop.nn import (
     Dropout,
     Dropout2d,
-    ThinDropout,
-    ThinSequential,
     checkpoint,
     convert,
     functional_call,
@@ -29,7 +26,8 @@ from chandrop.nn import (
     set_keys,
     stack_parameters,
 )
-from chandrop.random import balanced_keys, example_keys, fold_in
+from chandrop.random import example_keys, fold_in
+from chandrop.thin import ThinDropout, ThinSequential, keep_channels
 from chandrop.uncertainty import predict, sample
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -198,23 +196,23 @@ NETWORKS = {
         layers.Dropout(0.2),
         layers.Dropout2d(0.2),
         layers.DropPath(0.3),
-        layers.GaussianDropout2d(0.2),
-        layers.DropBlock2d(0.2, 2),
+        layers.GaussianDropout(0.2, (1, 2)),
+        layers.DropBlock(0.2, 2, (1, 2)),
         ThinDropout(0.5),
     ),
     "other dropouts after": lambda: thinned_images(
         layers.Dropout(0.2),
         layers.Dropout2d(0.2, groups=4),
         layers.ChannelDropout(0.3, (2, 3)),
-        layers.ConcreteDropout2d(0.3),
+        layers.ConcreteDropout(0.3, (1, 2)),
         layers.DropPath(0.3),
-        layers.GaussianDropout2d(mx.linspace(0, 0.5, 8)),
-        layers.DropBlock2d(0.2, 2),
+        layers.GaussianDropout(mx.linspace(0, 0.5, 8), (1, 2)),
+        layers.DropBlock(0.2, 2, (1, 2)),
         layers.Dropout2d(0.0),
         layers.Dropout2d(0.5).eval(),
     ),
     "alpha dropout": lambda: thinned_images(
-        layers.AlphaDropout2d(0.2), ThinDropout(0.5), nn.SELU()
+        layers.AlphaDropout(0.2, (1, 2)), ThinDropout(0.5), nn.SELU()
     ),
     "one dropout at two places": lambda: twice(ThinDropout(0.5)),
     "off in part": lambda: (
@@ -560,11 +558,10 @@ def test_export(key, tmp_path):
     np.testing.assert_allclose(imported, call(x, key), **TOLERANCE)
 
 
-@pytest.mark.parametrize("make_keys", [mx.random.split, balanced_keys])
-def test_samples_are_taken_one_after_another(make_keys, key):
+def test_samples_are_taken_one_after_another(key):
     """By default, since a batch of weights is slow, and with three axes impossible."""
     chain, shape = NETWORKS["conv3d"]()
-    model, x, keys = ThinSequential(*chain), normal(shape), make_keys(key, 4)
+    model, x, keys = ThinSequential(*chain), normal(shape), mx.random.split(key, 4)
     samples = sample(model, keys, x)
     for drawn, member in zip(keys, samples, strict=True):
         dense = nn.Sequential(*model.layers).eval()
@@ -642,7 +639,7 @@ def test_channels_that_do_not_match(chain, shape, message):
 def test_no_thin_dropout():
     """A mask for each example is not thin, nor is a chain without dropout."""
     message = (
-        r"Received no ThinDropout .* chandrop\.nn\.ThinDropout\(p\) where .*Sequential"
+        r"Received no ThinDropout .* chandrop\.thin\.ThinDropout\(p\) where .*Sequential"
     )
     for layer in (Dropout2d(0.3), nn.Dropout2d(0.3), nn.ReLU(), nn.Sequential(nn.ReLU())):
         with pytest.raises(ValueError, match=message):

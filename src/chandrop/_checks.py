@@ -69,11 +69,11 @@ def as_rate(p: object) -> float | mx.array:
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
             "mx.array of them: mx.array(p)."
         )
-    rate = float(p)
-    if not 0 <= rate <= 1:
-        hint = f": for {p} % give {rate / 100}" if 2 <= rate <= 100 else ""
+    # Before the conversion, which an int may be too large for.
+    if not 0 <= p <= 1:
+        hint = f": for {p} % give {float(p) / 100}" if 2 <= p <= 100 else ""
         raise ValueError(f"The dropout probability {p} is not in [0, 1]{hint}")
-    return rate
+    return float(p)
 
 
 def is_zero(p: float | mx.array) -> bool:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from subjects import DROPPING, SUBJECTS, assert_same, normal
 
+from chandrop._affine import _repeats
 from chandrop.functional import channel_mask, dropout2d, dropout_channels
-from chandrop.functional._affine import _repeats
 
 
 def assert_channels(subject, x, y, p):
@@ -70,14 +70,15 @@ def test_a_dropped_inf_or_nan_is_nan(subject, key):
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
 def test_a_rate_per_channel_equals_the_loop_over_channels(subject, key):
-    shape = subject.shape(channels=6)
-    if subject.mask_shape(shape)[-1] == 1:
-        pytest.skip("the last axis is spatial")
-    x = normal(shape)
+    x = normal(subject.shape(batch=6, space=6, channels=6))
+    spatial_axes = subject.spatial_axes(x.ndim)
+    axis = max(axis for axis in range(x.ndim) if axis not in spatial_axes)
+    x = x[tuple(slice(6) for _ in x.shape)]
     rates = mx.array([0.0, 0.2, 0.5, 0.8, 1.0, 0.4])
-    y = subject.call(x, rates, key)
+    y = subject.call(x, rates.reshape(6, *[1] * (x.ndim - 1 - axis)), key)
     for channel, rate in enumerate(rates):
-        assert_same(y[..., channel], subject.call(x, rate, key)[..., channel])
+        one = subject.call(x, rate, key)
+        assert_same(mx.take(y, channel, axis), mx.take(one, channel, axis))
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)

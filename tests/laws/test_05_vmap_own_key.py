@@ -13,16 +13,9 @@ from models import MODELS
 from subjects import LAYERS, assert_same, normal
 
 from chandrop import _mlx
-from chandrop.nn import (
-    Dropout,
-    Dropout2d,
-    ThinDropout,
-    ThinDropPath,
-    ThinSequential,
-    functional_call,
-    stack_parameters,
-)
+from chandrop.nn import Dropout, Dropout2d, functional_call, stack_parameters
 from chandrop.random import fold_in
+from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential
 
 each = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 

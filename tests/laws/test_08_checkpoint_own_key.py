@@ -17,9 +17,6 @@ from subjects import LAYERS, assert_same, assert_trees_close, normal
 import chandrop
 from chandrop.nn import (
     Dropout,
-    ThinDropout,
-    ThinDropPath,
-    ThinSequential,
     convert,
     functional_call,
     get_keys,
@@ -27,6 +24,7 @@ from chandrop.nn import (
     set_keys,
     stack_parameters,
 )
+from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential
 
 X = normal((4, 8))
 
