@@ -23,13 +23,14 @@ def as_integer(number: object, name: str, expected: str = "an int") -> int:
 
 
 def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
-    """Converts a sequence of integers to a tuple; rejects bools."""
-    try:
-        integers = tuple(map(operator.index, sequence))
-        if bool not in map(type, sequence):
-            return integers
-    except TypeError:
-        pass
+    """Converts a sequence of integers to a tuple; rejects bools, and what has no order."""
+    if not isinstance(sequence, (set, frozenset, dict, bytes)):
+        try:
+            integers = tuple(map(operator.index, sequence))
+            if bool not in map(type, sequence):
+                return integers
+        except TypeError:
+            pass
     received = type(sequence) if hasattr(sequence, "shape") else repr(sequence)
     raise TypeError(f"Received {received}. Expected {expected}.")
 
@@ -43,14 +44,20 @@ def as_axes(spatial_axes: Any) -> tuple[int, ...]:
     return as_integers(axes, "spatial axes, as 1 or (1, 2)")
 
 
+def as_size(size: object, name: str, least: int = 1) -> int:
+    """Converts a number of entries along an axis to int."""
+    number = as_integer(size, name)
+    if not least <= number < 2**31:
+        expected = f"at least {least}" if number < least else "less than 2**31"
+        raise ValueError(f"Received {name} = {number}. Expected {expected}.")
+    return number
+
+
 def as_groups(groups: object) -> int | None:
     """Converts a number of groups to int; None stays None."""
     if groups is None:
         return None
-    number = as_integer(groups, "groups")
-    if number < 1:
-        raise ValueError(f"Received groups = {groups}. Expected at least 1.")
-    return number
+    return as_size(groups, "groups")
 
 
 def as_rate(p: object) -> float | mx.array:
@@ -97,9 +104,12 @@ def as_block_size(
     block_size: object, shape: Sequence[int] = (), axes: Sequence[int] = ()
 ) -> int:
     """Converts a block size to int; rejects one that is longer than any of `axes`."""
-    size = as_integer(block_size, "block_size")
-    if size < 1:
-        raise ValueError(f"Received block_size = {block_size}. Expected at least 1.")
+    if isinstance(block_size, float) and block_size < 1:
+        raise TypeError(
+            f"Received block_size = {block_size}. Expected an int, after the rate: "
+            "DropBlock(0.1, 3, spatial_axes), or drop_block(x, 0.1, key, 3, spatial_axes)."
+        )
+    size = as_size(block_size, "block_size")
     lengths = [shape[axis] for axis in axes]
     # An empty input has nothing to drop.
     if 0 not in shape and any(size > length for length in lengths):

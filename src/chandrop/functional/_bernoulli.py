@@ -18,7 +18,7 @@ def bernoulli(shape: Sequence[int], key: Key, p: float | mx.array) -> mx.array:
         return mx.random.bernoulli(p.astype(mx.float32), shape, key=key)
     probability, last = _threshold(p)
     n = math.prod(shape)
-    if n == 0 or n % 2:
+    if n % 2 or not 0 < n < 2**32:
         return mx.random.bernoulli(probability[:1], shape, key=key)
     # The words of the split are the random bits that mx.random.bernoulli would draw.
     return mx.random.split(key, n // 2) <= last[:1]

@@ -41,6 +41,8 @@ def channels_of_shape(
     check_dtype(dtype)
     check_key(key)
     shape = as_integers(shape, "a shape, as x.shape")
+    if any(not 0 <= length < 2**31 for length in shape):
+        raise ValueError(f"Received shape {shape}. Expected lengths from 0 to 2**31 - 1.")
     return _channels(shape, dtype, key.shape, as_axes(spatial_axes), as_groups(groups))
 
 

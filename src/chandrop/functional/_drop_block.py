@@ -64,12 +64,12 @@ def drop_block(
     share is not `p`; timm's are cut at the border as here.
     """
     channels = channels_of(x, key, spatial_axes, groups)
-    rate = channels.rate(p)
     if not channels.axes:
         raise ValueError(
             "Received no spatial axes. Expected those along which blocks extend, as (1, 2)."
         )
     block_size = as_block_size(block_size, x.shape, channels.axes)
+    rate = channels.rate(p)
     if is_zero(rate) or x.size == 0:
         return x
     # A block begins at each seed. There are seeds before the first position, so that blocks

@@ -3,7 +3,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import as_integer, check_is_no_key
+from chandrop._checks import as_size, check_is_no_key
 from chandrop.random import Key, check_key
 
 
@@ -23,7 +23,8 @@ def keep_channels(key: Key, channels: int, p: float) -> mx.array:
     Raises:
         TypeError: `key` is not a ``uint32`` array; `channels` is not an int; `p` is not a
             number (an array would not fix how many are kept).
-        ValueError: `key` is not one key; `channels` is below 1; `p` is not in ``[0, 1)``.
+        ValueError: `key` is not one key; `channels` is not in ``[1, 2**31)``; `p` is not in
+            ``[0, 1)``.
 
     Example:
         >>> import mlx.core as mx
@@ -35,9 +36,7 @@ def keep_channels(key: Key, channels: int, p: float) -> mx.array:
     submatrices", 2015, who also draw the number of channels.
     """
     check_one_key(key)
-    channels = as_integer(channels, "channels")
-    if channels < 1:
-        raise ValueError(f"Received {channels} channels. Expected at least 1.")
+    channels = as_size(channels, "channels")
     kept = number_kept(channels, p)
     # RandomBits has no derivative, so it must not see a key that is differentiated.
     key = mx.stop_gradient(key.flatten())

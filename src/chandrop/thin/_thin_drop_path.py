@@ -92,10 +92,13 @@ def on_kept_examples(
 ) -> mx.array:
     """Returns a branch's scaled output at the indices `kept` of axis 0, 0 elsewhere."""
     examples = x.shape[0]
-    if kept.shape[0] == examples:
-        return branch(x, *others)
-    follow = (None if other is None else take_kept(other, kept, 0) for other in others)
-    y = branch(take_kept(x, kept, 0), *follow)
+    all_kept = kept.shape[0] == examples
+    if not all_kept:
+        x = take_kept(x, kept, 0)
+        others = tuple(
+            None if other is None else take_kept(other, kept, 0) for other in others
+        )
+    y = branch(x, *others)
     if not isinstance(y, mx.array) or not mx.issubdtype(y.dtype, mx.inexact):
         received = y.dtype if isinstance(y, mx.array) else type(y).__name__
         raise TypeError(
@@ -107,6 +110,8 @@ def on_kept_examples(
             f"Received a branch that returns an output of shape {y.shape} for {len(kept)} "
             "examples. Expected one output for each of them, along axis 0."
         )
+    if all_kept:
+        return y
     scale = kept_scale(kept, examples, y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
     return among_zeros(y * scale, kept, 0, examples)
 

@@ -5,8 +5,14 @@ import mlx.core as mx
 
 from chandrop._checks import as_positive, as_rate
 from chandrop.functional import Rate, concrete_dropout_channels, concrete_regularizer
+from chandrop.nn._surroundings import is_constant
 from chandrop.nn.layers._channel_layer import ChannelLayer
 from chandrop.random import Key
+
+_OUTSIDE = (
+    "Received p = {}. Expected 0 < p < 1 at first: a rate of 0 or 1 has an infinite logit, "
+    "and would not be learned."
+)
 
 
 class ConcreteDropout(ChannelLayer):
@@ -48,7 +54,7 @@ class ConcreteDropout(ChannelLayer):
 
         Raises:
             TypeError: `temperature` is not a number; see :class:`ChannelDropout`.
-            ValueError: `p` is a number outside ``(0, 1)``; `temperature` is not above 0;
+            ValueError: a rate is outside ``(0, 1)``; `temperature` is not above 0;
                 see :class:`ChannelDropout`.
         """
         super().__init__(p, spatial_axes, key=key)
@@ -63,16 +69,17 @@ class ConcreteDropout(ChannelLayer):
     def p(self, p: Rate) -> None:
         rate = as_rate(p)
         if isinstance(rate, mx.array):
+            inside = (rate > 0) & (rate < 1)
+            # Within a transform the values are not known.
+            if is_constant(inside) and not inside.all():
+                raise ValueError(_OUTSIDE.format(rate.tolist()))
             self.logit: mx.array = mx.log(rate) - mx.log1p(-rate)
         elif 0 < rate < 1:
             # A number sets all rates, however many there are.
             shape = self.logit.shape if "logit" in self else ()
             self.logit = mx.full(shape, math.log(rate) - math.log1p(-rate))
         else:
-            raise ValueError(
-                f"Received p = {p}. Expected 0 < p < 1, to begin with: a rate of 0 or 1 "
-                "has an infinite logit, and would not be learned."
-            )
+            raise ValueError(_OUTSIDE.format(p))
 
     def regularizer(self, weight: mx.array, length_scale: float) -> mx.array:
         """Returns :func:`chandrop.functional.concrete_regularizer` of this layer, in nats.

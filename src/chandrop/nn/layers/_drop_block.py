@@ -45,8 +45,10 @@ class DropBlock(ChannelLayer):
             TypeError: `block_size` is not an int; see :class:`ChannelDropout`.
             ValueError: `block_size` is below 1; see :class:`ChannelDropout`.
         """
+        # First, so that the error names a rate in the place of the block size.
+        block_size = as_block_size(block_size)
         super().__init__(p, spatial_axes, groups=groups, key=key)
-        self._block_size = as_block_size(block_size)
+        self._block_size = block_size
 
     def _draw(self, x: mx.array, key: Key) -> mx.array:
         return drop_block(
