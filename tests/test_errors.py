@@ -324,7 +324,9 @@ def test_keys_of_another_dtype(subject, dtype):
 
 
 @each
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (4,), (3, 1), (2, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (3,), (4,), (6,), (3, 1), (2, 3), (3, 6), (2, 3, 6)], ids=str
+)
 def test_keys_of_another_shape(subject, shape):
     message = (
         r"Received a key of shape .*\. Expected \(2,\) for one key, as mx\.random\.key"
@@ -538,9 +540,10 @@ def test_blocks_along_no_axis(axes, key):
     message = r"Received no spatial axes\. Expected those along which blocks extend, as \(1"
     with pytest.raises(ValueError, match=message):
         chandrop.functional.drop_block(mx.ones((2, 5, 3)), 0.5, key, 2, axes)
-    for training in (True, False):
-        with pytest.raises(ValueError, match=message):
-            chandrop.nn.DropBlock(0.5, 2, axes).train(training)(mx.ones((2, 5, 3)))
+    with pytest.raises(ValueError, match=message):
+        chandrop.functional.drop_block(mx.ones((2, 5, 3)), 0, key, 2, axes)
+    with pytest.raises(ValueError, match=message):
+        chandrop.nn.DropBlock(0.5, 2, axes)
 
 
 @pytest.mark.parametrize("block_size", [0, -3])

@@ -149,6 +149,14 @@ def check_rank(x: object, spatial_ndim: int) -> None:
         )
 
 
+def check_has_axes(axes: Sequence[int]) -> None:
+    """Raises for no spatial axes."""
+    if not axes:
+        raise ValueError(
+            "Received no spatial axes. Expected those along which blocks extend, as (1, 2)."
+        )
+
+
 def check_has_batch(x: mx.array) -> None:
     """Raises for a scalar."""
     if x.ndim == 0:

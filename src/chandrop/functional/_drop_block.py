@@ -5,7 +5,7 @@ from functools import lru_cache, partial
 import mlx.core as mx
 
 from chandrop._affine import affine
-from chandrop._checks import as_block_size, is_zero
+from chandrop._checks import as_block_size, check_has_axes, is_zero
 from chandrop.functional._channels import channels_of
 from chandrop.functional._coefficients import Formula, coefficients
 from chandrop.functional._dropout_channels import Rate
@@ -64,10 +64,7 @@ def drop_block(
     share is not `p`; timm's are cut at the border as here.
     """
     channels = channels_of(x, key, spatial_axes, groups)
-    if not channels.axes:
-        raise ValueError(
-            "Received no spatial axes. Expected those along which blocks extend, as (1, 2)."
-        )
+    check_has_axes(channels.axes)
     block_size = as_block_size(block_size, x.shape, channels.axes)
     rate = channels.rate(p)
     if is_zero(rate) or x.size == 0:

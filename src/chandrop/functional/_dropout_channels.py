@@ -7,7 +7,7 @@ import mlx.core as mx
 from chandrop._affine import affine
 from chandrop._checks import is_zero
 from chandrop.functional._bernoulli import bernoulli
-from chandrop.functional._channels import Channels, channels_of, channels_of_shape
+from chandrop.functional._channels import channels_of, channels_of_shape
 from chandrop.functional._coefficients import coefficients
 from chandrop.random import Key
 
@@ -74,7 +74,11 @@ def dropout_channels(
     """
     channels = channels_of(x, key, spatial_axes, groups)
     rate = channels.rate(p)
-    return x if is_zero(rate) else affine(x, _mask(channels, rate, key, x.dtype))
+    if is_zero(rate):
+        return x
+    # As in channel_mask: a function for both would be one more in every call of a layer.
+    (scale,) = coefficients(_scale, rate, x.dtype)
+    return affine(x, channels.mask(channels.draw(bernoulli, key, 1 - rate) * scale))
 
 
 def channel_mask(
@@ -109,10 +113,7 @@ def channel_mask(
         ((8, 1, 1, 16), [0.0, 2.0])
     """
     channels = channels_of_shape(shape, dtype, key, spatial_axes, groups)
-    return _mask(channels, channels.rate(p), key, dtype)
-
-
-def _mask(channels: Channels, rate: Rate, key: Key, dtype: mx.Dtype) -> mx.array:
+    rate = channels.rate(p)
     (scale,) = coefficients(_scale, rate, dtype)
     return channels.mask(channels.draw(bernoulli, key, 1 - rate) * scale)
 

@@ -71,8 +71,16 @@ def is_for_each_channel(layer: Any) -> bool:
 
 
 def _declared(layer: Any) -> str | None:
-    own: str | None = vars(type(layer)).get("on_channels")
-    return own or _OF_MLX.get(id(layer)) or _OF_MLX.get(id(type(layer)))
+    own = vars(type(layer)).get("on_channels")
+    if own is None:
+        return _OF_MLX.get(id(layer)) or _OF_MLX.get(id(type(layer)))
+    if own not in ("multiplies", "keeps zero", "each alone"):
+        raise ValueError(
+            f"Received on_channels = {own!r} of class {type(layer).__name__}. Expected "
+            '"multiplies", "keeps zero" or "each alone".'
+        )
+    declared: str = own
+    return declared
 
 
 def channels_taken(layer: Any) -> int | None:
@@ -100,7 +108,7 @@ def mix_channels(
 
 def call_on_channels(layer: Any, x: mx.array, kept: mx.array, channels: int) -> mx.array:
     """Calls a layer that treats each channel alone, with the kept ones of `channels`."""
-    if _declared(layer) == "multiplies":
+    if isinstance(layer, KeyedLayer) and _declared(layer) == "multiplies":
         return _multiplied(layer, x, kept, channels) if layer.training else x
     arrays = _for_each_channel(layer)
     part = copy.copy(layer) if arrays else layer

@@ -59,7 +59,6 @@ class ChannelLayer(DropoutLayer):
         axes_and_mask_shape(x.shape, self._spatial_axes, self._groups)
 
     def _constant_axes(self, ndim: int) -> Sequence[int]:
-        """The axes along which the layer multiplies by one number."""
         return self._spatial_axes
 
     def _extra_repr(self) -> str:

@@ -3,7 +3,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import as_block_size
+from chandrop._checks import as_block_size, check_has_axes
 from chandrop.functional import Rate, drop_block
 from chandrop.nn.layers._channel_layer import ChannelLayer
 from chandrop.random import Key
@@ -43,11 +43,13 @@ class DropBlock(ChannelLayer):
 
         Raises:
             TypeError: `block_size` is not an int; see :class:`ChannelDropout`.
-            ValueError: `block_size` is below 1; see :class:`ChannelDropout`.
+            ValueError: `block_size` is below 1; there are no spatial axes; see
+                :class:`ChannelDropout`.
         """
         # First, so that the error names a rate in the place of the block size.
         block_size = as_block_size(block_size)
         super().__init__(p, spatial_axes, groups=groups, key=key)
+        check_has_axes(self._spatial_axes)
         self._block_size = block_size
 
     def _draw(self, x: mx.array, key: Key) -> mx.array:

@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlx.core as mx
@@ -162,6 +162,10 @@ class KeyedLayer(nn.Module):
         """Raises, in eval mode too, for an input or key that the layer does not take."""
         if key is not None:
             check_key(key)
+
+    def _constant_axes(self, ndim: int) -> Sequence[int]:
+        """The axes along which the layer, if it multiplies, multiplies by one number."""
+        return ()
 
     def _keeps_all(self, x: Any = None) -> bool:
         """Whether the output is known not to depend on the key, for `x` or any input."""
