@@ -335,6 +335,40 @@ def test_keys_of_another_shape(subject, shape):
         subject.call(normal(subject.shape()), 0.5, mx.zeros(shape, dtype=mx.uint32))
 
 
+@pytest.mark.parametrize(
+    "shape", [(6,), (1, 6), (4, 6), (2, 4, 6), (1,), (3,), ()], ids=str
+)
+def test_every_key_has_two_words(shape):
+    """Everything that takes a key says so, by the same words."""
+    keys, x, logit = mx.zeros(shape, dtype=mx.uint32), mx.ones((4, 6)), mx.array(0.0)
+    functional, thin, model = chandrop.functional, chandrop.thin, chandrop.nn.Dropout()
+    calls = [
+        lambda: check_key(keys),
+        lambda: fold_in(keys, 1),
+        lambda: example_keys(keys, 4),
+        lambda: functional.concrete_dropout_channels(x, logit, keys, ()),
+        lambda: thin.keep_channels(keys, 8, 0.5),
+        lambda: thin.thin_dropout_channels(x, 0.5, keys, ()),
+        lambda: thin.thin_drop_path(x, 0.5, keys, mx.tanh),
+        lambda: thin.ThinDropPath(0.5)(x, mx.tanh, key=keys),
+        lambda: chandrop.nn.functional_call(model, {}, x, key=keys),
+        lambda: chandrop.nn.rekey(model, keys),
+        lambda: chandrop.nn.set_keys(model, {"": keys}),
+        lambda: chandrop.uncertainty.sample(model, keys, x),
+        lambda: chandrop.uncertainty.predict(model, keys, x),
+        *(lambda name=name: LAYERS[name](0.5, key=keys) for name in WITHOUT_OTHERS),
+        *(
+            lambda layer=layer: layer(0.5)(x, key=keys)
+            for layer in (chandrop.nn.ConcreteDropout, thin.ThinDropout)
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"Received a key of shape .*\. Expected \(2,\)"
+        ):
+            call()
+
+
 @each
 @pytest.mark.parametrize("batch", [0, 2, 4])
 def test_a_batch_of_keys_that_does_not_match(subject, batch, key):
