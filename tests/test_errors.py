@@ -141,7 +141,7 @@ WORDS = {
     "noise_shape": ((4, 1, 8), "ChannelDropout(p, spatial_axes=...)."),
     "broadcast_dims": ((1,), "ChannelDropout(p, spatial_axes=...)."),
     "mode": ("batch", "layer(x, key=key[None]) draws once for all."),
-    "scale_by_keep": (False, "is always scaled, which keeps the mean."),
+    "scale_by_keep": (False, "always scales what it keeps, which keeps the mean."),
     "keys": (0, "Expected one of p, "),
 }
 
