@@ -1,7 +1,7 @@
 """Each row of docs/names.md, live: chandrop's line does what the other library's name does.
 
-What is multiplied and what is added is measured from outside, by calls with one seed: the
-output for zeros is what is added, and the output for ones less that is the multiplier.
+The shift and the multiplier of a layer are measured from its outputs for one seed: the
+shift is the output for zeros, and the multiplier is the output for ones minus the shift.
 """
 
 import os
@@ -46,7 +46,7 @@ LC, HWC, DHWC = NLC[1:], NHWC[1:], NDHWC[1:]
 
 
 def table():
-    """The rows: (library, theirs) and our line."""
+    """Returns the rows: (library, theirs) and our line."""
     lines = PAGE.read_text().split("| library |")[1].split("\n\n")[0].splitlines()[2:]
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert all(re.fullmatch("`[^`]+`", line) for _, _, line in rows)
@@ -62,23 +62,23 @@ NAMES |= {"mx": mx, "nn": nn, "p": P, "block_size": BLOCK_SIZE}
 
 
 def our_line(line, **variables):
-    """What our cell gives."""
+    """Evaluates our cell."""
     return eval(line, NAMES | variables)
 
 
 def ours(line, x, seed):
-    """What it gives for an input, where a layer's own key comes from the seed, too."""
+    """Evaluates our cell for an input; the seed also determines a layer's own key."""
     mx.random.seed(seed)
     y = our_line(line, x=mx.array(x), key=mx.random.key(seed))
     assert y.dtype == mx.float32
     return np.array(y)
 
 
-# Theirs, as functions of an input with channels last and a seed.
+# Theirs, as functions of a channels-last input and a seed.
 
 
 def with_torch(call, spatial_ndim=None):
-    """Torch's channels come first."""
+    """Moves the channels first, as torch has them."""
 
     def theirs(x, seed):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 3 ms
@@ -91,12 +91,12 @@ def with_torch(call, spatial_ndim=None):
 
 
 def with_key(call):
-    """For libraries that take a key of JAX's."""
+    """Wraps a call that takes a JAX key."""
     return lambda x, seed: np.array(call(jnp.asarray(x), jax.random.key(seed)))
 
 
 def with_keras(build):
-    """Keras' layers take a seed."""
+    """Wraps a Keras layer, which takes a seed."""
     return lambda x, seed: np.array(build(seed=seed)(x, training=True))
 
 
@@ -121,16 +121,16 @@ def flax_nnx(**kwargs):
 
 
 def torch_between_layers(cls):
-    """The second of two layers shows what it gets, since each is invertible.
+    """Recovers the dropout between two layers by inverting the second.
 
-    With gates open and the past forgotten, an LSTM gives tanh(tanh(x)) and a GRU tanh(x).
+    With open gates and no memory, an LSTM returns tanh(tanh(x)) and a GRU tanh(x).
     """
     tanhs, biases = {
         torch.nn.RNN: (0, [0]),
         torch.nn.LSTM: (2, [100, -100, 0, 100]),
         torch.nn.GRU: (1, [0, -100, 0]),
     }[cls]
-    own = len(biases) - (2 if cls is torch.nn.LSTM else 1)  # the gate that sees the input
+    own = len(biases) - (2 if cls is torch.nn.LSTM else 1)  # the gate that reads the input
     kwargs = {"nonlinearity": "relu"} if cls is torch.nn.RNN else {}
 
     def theirs(x, seed):
@@ -155,8 +155,8 @@ def torch_between_layers(cls):
     return theirs
 
 
-# For each gate: the biases of all gates with which the new state is what the gate gets
-# (which they leave at 0), and whether it is that times the state before.
+# For each gate: the biases of all gates that make the new state equal the gate's input, and
+# whether the new state is that input times the previous state.
 GATES = {
     keras.layers.SimpleRNN: [((0,), False)],
     keras.layers.LSTM: [
@@ -170,7 +170,7 @@ GATES = {
 
 
 def linear_recurrent(cls, gate, features, recurrent, **kwargs):
-    """A layer without any nonlinearity, whose state shows what one gate gets."""
+    """Returns a layer without nonlinearities, whose state shows the input of one gate."""
     biases, _ = GATES[cls][gate]
     if cls is not keras.layers.SimpleRNN:
         kwargs["recurrent_activation"] = "linear"
@@ -196,7 +196,7 @@ def keras_input(cls):
 
 
 def keras_state(cls):
-    """The state as each gate gets it, for a state `x`."""
+    """Returns the state `x` as each gate reads it."""
 
     @cache
     def gate_multiplier(gate, n, features, seed):
@@ -219,11 +219,11 @@ def keras_state(cls):
     return theirs
 
 
-# What is compared.
+# The comparisons.
 
 
 def noise(call, shape, seeds):
-    """For each seed, what is added, and the multiplier: stacked, in this order."""
+    """Returns the shift and the multiplier for each seed, stacked in this order."""
     x = np.abs(np.random.default_rng(0).normal(size=shape)).astype(np.float32) + 0.1
     noises = []
     for seed in range(seeds):
@@ -236,7 +236,7 @@ def noise(call, shape, seeds):
 
 
 def varies_along(multipliers):
-    """The axes along which it is not one number; the first axis is that of the seeds."""
+    """Returns the axes along which it varies, not counting the leading axis of seeds."""
     return [
         a for a in range(multipliers.ndim - 1) if np.ptp(multipliers, a + 1).max() > 1e-4
     ]
@@ -244,13 +244,13 @@ def varies_along(multipliers):
 
 @cache
 def exact_test(rate, false_alarms, counts, deviation):
-    """A test, and how many draws it needs."""
+    """Returns a test and the number of draws that it needs."""
     test = Binomial(rate, false_alarms, counts, deviation)
     return test, test.draws
 
 
 class Mask:
-    """Every draw gives one of two pairs of a multiplier and what is added."""
+    """Each draw takes one of two values, each a multiplier and a shift."""
 
     rate = P
 
@@ -265,14 +265,14 @@ class Mask:
             np.testing.assert_allclose(*map(self.values, noises), rtol=1e-6, atol=1e-5)
             varying = varies_along(noises[0][1])
             assert varying == varies_along(noises[1][1])
-            # With gates, the output has an axis more than the input.
+            # With gates, the output has one more axis than the input.
             more = noises[0].ndim - 2 - len(shape)
             each = false_alarms / len(calls) / len(self.shapes)
             for call in calls:
                 self.check_draws(call, shape, varying, more, each)
 
     def values(self, noise):
-        """Least and greatest of what is added, and of the multiplier, in either case."""
+        """Returns the range of both values, for what is dropped and for what is kept."""
         dropped = self.is_dropped(noise[1])
         groups = noise[:, dropped], noise[:, ~dropped]
         return [limit(group, axis=1) for group in groups for limit in (np.min, np.max)]
@@ -281,10 +281,10 @@ class Mask:
         return multiplier < 0.5
 
     def check_draws(self, call, shape, varying, more, false_alarms):
-        """Draws have the rate, and are independent along every axis that varies.
+        """Checks the rate, and independence along every axis that varies.
 
-        Of disjoint pairs of neighbours, which are independent, both are dropped with the
-        square of the rate. It finds a rate that is wrong by 2 %, and its square by 5 %.
+        In disjoint pairs of independent neighbours, both are dropped at the square of the
+        rate. This detects an error of 2 % in the rate, and of 5 % in its square.
         """
         test, least = exact_test(self.rate, false_alarms / 3, 1, 0.02)
         square, least_pairs = exact_test(self.rate**2, false_alarms / 3, len(varying), 0.05)
@@ -303,11 +303,11 @@ class Mask:
             square.check((first & second).sum(), first.size)
 
     def check_distribution(self, multiplier, false_alarms):
-        """Of a mask, the rate says all."""
+        """Does nothing: the rate determines the distribution of a mask."""
 
 
 class MaskOfBatch(Mask):
-    """One draw serves the whole input, so that what is counted are calls."""
+    """One draw serves the whole input, so calls are counted."""
 
     def compare(self, line, false_alarms):
         test, n = exact_test(P, false_alarms / 2, 1, 0.1)
@@ -320,7 +320,7 @@ class MaskOfBatch(Mask):
 
 
 class Gaussian(Mask):
-    """What is counted is whether the multiplier is below its mean."""
+    """Counts how often the multiplier is below its mean."""
 
     rate = 0.5
 
@@ -332,7 +332,7 @@ class Gaussian(Mask):
         return np.unique(shift)
 
     def check_distribution(self, multiplier, false_alarms):
-        """Mean and variance, each by its exact distribution. It finds 2 % in either."""
+        """Checks mean and variance by their exact distributions, to within 2 %."""
         variance, tail = P / (1 - P), false_alarms / 4
         n, around = multiplier.size, multiplier.astype(np.float64) - 1
         assert abs(around.mean()) < norm.isf(tail, scale=np.sqrt(variance / n)) < 0.02
@@ -342,7 +342,7 @@ class Gaussian(Mask):
 
 
 class Rates:
-    """Numbers, not a mask."""
+    """Compares numbers, not masks."""
 
     def __init__(self, theirs):
         self.theirs = theirs
@@ -358,26 +358,26 @@ def in_window(reduce, array, size, axes):
 
 
 def is_union_of_blocks(dropped, size, axes):
-    """Whether all that is dropped lies in whole blocks, cut at the border."""
+    """Whether whole blocks, cut at the border, cover exactly what is dropped."""
     pad = [(size - 1, size - 1) if a in axes else (0, 0) for a in range(dropped.ndim)]
     begins = in_window(np.all, np.pad(dropped, pad, constant_values=True), size, axes)
     return np.array_equal(in_window(np.any, begins, size, axes), dropped)
 
 
 def seeds_within(n, size):
-    """Torchvision: how many blocks within n pixels cover each."""
+    """Counts the blocks within n pixels that cover each pixel, as in torchvision."""
     begins = np.arange(n - size + 1)
     return [((begins <= i) & (i < begins + size)).sum() for i in range(n)]
 
 
 def seeds_around(n, size):
-    """Timm: how many pixels are the centre of a block that covers each."""
+    """Counts the pixels whose block covers each pixel, as in timm."""
     begins = np.arange(n) - size // 2
     return [((begins <= i) & (i < begins + size)).sum() for i in range(n)]
 
 
 def their_block_rates(p, size, space, seeds):
-    """Which share torchvision and timm drop of each position."""
+    """Returns the rates at which torchvision and timm drop each position."""
     inner = np.prod([n - size + 1 for n in space])
     gamma = p * np.prod(space) / size ** len(space) / inner
     covering = 1
@@ -387,10 +387,10 @@ def their_block_rates(p, size, space, seeds):
 
 
 class Blocks:
-    """Both drop blocks of one size, for each channel alone or for all alike.
+    """Both drop blocks of one size, per channel or the same in all channels.
 
-    Where they differ by definition, each is held to its own: which share of a position is
-    dropped, and what the rest is multiplied by.
+    Where the definitions differ, each library is checked against its own: the rate of each
+    position, and the scale of what is kept.
     """
 
     def __init__(self, theirs, shape, seeds):
@@ -422,10 +422,11 @@ class Blocks:
             self.check_rates(call, rates, channels, false_alarms / 2)
 
     def check_rates(self, call, rates, channels, false_alarms):
-        """The rate of each position; at the middle, that of pairs that are independent.
+        """Checks the rate of each position, and independence in the middle.
 
-        The positions of an image are not, but a count takes one from each. It finds a rate
-        that is wrong by 5 % (10 % if it is below P), and a square that is by 10 %.
+        Positions of one image depend on one another, so each count takes one position per
+        image. This detects an error of 5 % in a rate (10 % below P), and of 10 % in the
+        square.
         """
         alike, middle = np.unique(rates), tuple(n // 2 for n in rates.shape)
         tests = {
@@ -632,7 +633,7 @@ def test_row(row, false_alarms):
     PEERS[library][name].compare(ROWS[row], false_alarms)
 
 
-# What the page says to have left out, which is not dropout of channels or elements.
+# What the page leaves out: not dropout of channels or elements.
 LEFT_OUT = {"PatchDropout", "PatchDropoutWithIndices", "patch_dropout_forward"}
 
 
@@ -658,11 +659,11 @@ def test_no_name_is_missing(library, exported):
     assert dropping - LEFT_OUT <= named
 
 
-# With the same seeds, the same blocks.
+# The same seeds make the same blocks.
 
 
 def blocks_of(call, shape, seed_of_shape, monkeypatch):
-    """What a function of torch drops, channels last, with seeds that it does not draw."""
+    """Returns what a torch function drops, channels last, given its seeds."""
 
     def bernoulli_(noise, gamma):
         return noise.copy_(torch.tensor(np.moveaxis(seed_of_shape(noise.shape), -1, 1)))
@@ -674,7 +675,7 @@ def blocks_of(call, shape, seed_of_shape, monkeypatch):
 
 
 class Seeds:
-    """Random seeds, channels last, of the shape that is asked for, channels first."""
+    """Random seeds, channels last, for a requested channels-first shape."""
 
     def __call__(self, shape):
         shape = (shape[0], *shape[2:], shape[1])
@@ -683,7 +684,7 @@ class Seeds:
 
 
 def our_blocks(seeds, size, before, after):
-    """Ours begin at a seed, of which there are ``size - 1`` more along each axis."""
+    """Returns our blocks, which begin at seeds: ``size - 1`` more along each axis."""
     axes = range(1, seeds.ndim - 1)
     pad = [(before, after) if axis in axes else (0, 0) for axis in range(seeds.ndim)]
     return np.array(_any_in_block(mx.array(np.pad(seeds, pad)), size, axes)) == 1
@@ -694,7 +695,7 @@ def our_blocks(seeds, size, before, after):
     ("call", "shape"), [(tv_block.drop_block2d, IMAGES), (tv_block.drop_block3d, VOLUMES)]
 )
 def test_seeds_of_torchvision_give_the_same_blocks(call, shape, size, monkeypatch):
-    """Its seeds are the first pixels of blocks that lie within the image."""
+    """Torchvision's seeds are the first pixels of blocks within the image."""
     seeds = Seeds()
     theirs = blocks_of(partial(call, p=P, block_size=size), shape, seeds, monkeypatch)
     np.testing.assert_array_equal(our_blocks(seeds.drawn, size, size - 1, size - 1), theirs)
@@ -704,7 +705,7 @@ def test_seeds_of_torchvision_give_the_same_blocks(call, shape, size, monkeypatc
 @pytest.mark.parametrize("couple_channels", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_seeds_of_timm_give_the_same_blocks(size, couple_channels, monkeypatch):
-    """Its seeds are the middles of blocks, the later of the two for an even size."""
+    """Timm's seeds are the middles of blocks, the later of two for an even size."""
     seeds = Seeds()
     call = partial(DROP_BLOCK_2D, block_size=size, couple_channels=couple_channels)
     theirs = blocks_of(call, IMAGES, seeds, monkeypatch)
@@ -729,7 +730,7 @@ def test_the_shares_of_blocks_that_the_page_gives(library, seeds):
 def test_what_block_sizes_are_refused():
     x, theirs = mx.ones((1, 4, 4, 1)), torch.ones(1, 1, 4, 4)
     with pytest.raises(ValueError, match="block_size = 5"):
-        chandrop.functional.drop_block2d(x, P, mx.random.key(0), 5)
+        chandrop.functional.drop_block(x, P, mx.random.key(0), 5, (1, 2))
     with pytest.raises(ValueError, match="should be odd"):
         tv_block.drop_block2d(theirs, P, 2)
     timm.drop_block_2d(theirs, P, 5)
@@ -738,7 +739,7 @@ def test_what_block_sizes_are_refused():
 
 @pytest.mark.filterwarnings("ignore:dropout2d. Received a 3D input:UserWarning")
 def test_dropout2d_without_a_batch():
-    """Torch takes three axes for NCL, chandrop for HWC."""
+    """Torch reads three axes as NCL, chandrop as HWC."""
     torch.manual_seed(0)
     their_mask = functional.dropout2d(torch.ones(6, 5, 8), P).numpy()[None]
     assert varies_along(their_mask) == [0, 1]
