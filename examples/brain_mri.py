@@ -1,18 +1,19 @@
-"""Learns grey and white matter from half a brain, and shows where it is unsure of the rest.
+"""Learns grey and white matter from half a brain, and shows its uncertainty in the rest.
 
 Run it with ``python examples/brain_mri.py``.
 
 Trains a small 3D network with ``Dropout3d`` on patches from the front half of the MNI152
 brain of 2009: the mean T1 scan of 152 people and its maps of grey and white matter, which
 nilearn ships (Fonov et al., "Unbiased average age-appropriate atlases for pediatric
-studies", NeuroImage 54, 2011). Then asks an ensemble of its subnetworks, one for each key,
-about every voxel (Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016),
-and compares how unsure they are with errors and with boundaries in the back half, of which
-training saw no patch. Left and right would not do, as they are mirror images in this brain.
+studies", NeuroImage 54, 2011). Then an ensemble of its subnetworks, one for each key,
+classifies every voxel (Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML
+2016). The script compares their uncertainty with errors and with boundaries in the back
+half, which was not used in training. Left and right halves would not do, since they are
+mirror images in this brain.
 
-The whole network, dropout off, tells its errors as well: most of the doubt here is in every
-subnetwork alike (the expected entropy), as where a voxel holds two tissues, and little is
-between them (the mutual information).
+The network with dropout off predicts its errors equally well: most of the uncertainty here
+is within every subnetwork (the expected entropy), for example where a voxel holds two
+tissues, and little is between them (the mutual information).
 """
 
 import argparse
@@ -42,7 +43,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 from tqdm import tqdm
 
 from chandrop.nn import Dropout3d
-from chandrop.random import balanced_keys
 from chandrop.uncertainty import Classification, predict, risk_coverage_curve
 
 Floats = NDArray[np.floating]
@@ -52,7 +52,7 @@ Marks = NDArray[np.bool_]
 VOXEL = 2  # millimetres
 BOX = np.s_[11:87, 12:108, 0:80]  # the brain and a margin, in voxels
 CORNER = (-76, -110, -72)  # of the box, in millimetres
-SPLIT = 48  # what is behind is unseen, in voxels of the box
+SPLIT = 48  # in voxels of the box; what is behind is unseen
 PATCH = 16
 BATCH = 4
 CLASSES = {"neither": "#20242c", "grey matter": "#8fa3b8", "white matter": "#f4ead2"}
@@ -61,7 +61,7 @@ SPLIT_COLOR = "#2ca02c"
 
 
 class Volumes(NamedTuple):
-    """A brain, or a part: axis 0 leads to the right, axis 1 to the front, axis 2 up."""
+    """A brain, or a part of it: axis 0 points right, axis 1 to the front, axis 2 up."""
 
     scan: Floats
     truth: Labels
@@ -69,7 +69,7 @@ class Volumes(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What is said of voxels, and what is true: arrays of one shape."""
+    """Predictions for voxels, and the truth: arrays of one shape."""
 
     truth: Labels
     guess: Labels
@@ -82,7 +82,7 @@ class Answers(NamedTuple):
 
 
 class TissueNetwork(nn.Module):
-    """Looks at fine and at coarse voxels, and says what they are together."""
+    """Classifies voxels from features at a fine and a coarse scale."""
 
     def __init__(self, p: float = 0.1):
         super().__init__()
@@ -95,7 +95,7 @@ class TissueNetwork(nn.Module):
         self.dropouts = [Dropout3d(p) for _ in range(3)]
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Gives logits ``(B, X, Y, Z, 3)`` for scans ``(B, X, Y, Z, 1)``."""
+        """Returns logits ``(B, X, Y, Z, 3)`` for scans ``(B, X, Y, Z, 1)``."""
         fine = nn.relu(self.fine(x))
         coarse = self.dropouts[0](nn.relu(self.down(fine)))
         coarse = self.dropouts[1](nn.relu(self.coarse(coarse)))
@@ -118,14 +118,14 @@ def load_volumes() -> Volumes:
 
 
 def as_input(scans: Floats) -> mx.array:
-    """Centres the brightness on that of the brain, and adds an axis of channels."""
+    """Standardises the brightness, and adds a channel axis."""
     return mx.array((scans[..., None] - 0.7) / 0.2)
 
 
 def cut_patches(
     volumes: Volumes, generator: np.random.Generator
 ) -> tuple[mx.array, mx.array]:
-    """Gives scan and truth of a batch of patches around voxels of the brain."""
+    """Returns scan and truth of a batch of patches around random voxels of the brain."""
     centres = generator.choice(np.argwhere(volumes.brain), BATCH)
     corners = np.clip(centres - PATCH // 2, 0, np.subtract(volumes.brain.shape, PATCH))
     cuts = [tuple(slice(place, place + PATCH) for place in corner) for corner in corners]
@@ -135,7 +135,7 @@ def cut_patches(
 
 
 def train(network: TissueNetwork, volumes: Volumes, steps: int) -> None:
-    """Trains in place, by a compiled step that carries the dropout keys as state."""
+    """Trains in place, with a compiled step that carries the dropout keys as state."""
     optimizer = optim.Adam(learning_rate=optim.cosine_decay(5e-3, steps))
     optimizer.init(network.trainable_parameters())
     state = [network.state, optimizer.state]
@@ -161,27 +161,27 @@ def train(network: TissueNetwork, volumes: Volumes, steps: int) -> None:
 
 
 def is_boundary(truth: Labels) -> Marks:
-    """Finds the voxels that have another class among their 6 neighbours."""
+    """Marks the voxels with a neighbour, of 6, in another class."""
     cross = generate_binary_structure(3, 1)
     return maximum_filter(truth, footprint=cross) != minimum_filter(truth, footprint=cross)
 
 
-def as_answers(said: Classification, volumes: Volumes) -> Answers:
+def as_answers(summary: Classification, volumes: Volumes) -> Answers:
     return Answers(
         volumes.truth,
-        np.array(said.probabilities[0].argmax(-1)),
-        np.array(said.predictive_entropy[0]),
+        np.array(summary.probabilities[0].argmax(-1)),
+        np.array(summary.predictive_entropy[0]),
         is_boundary(volumes.truth),
     )
 
 
 def within(answers: Answers, brain: Marks, half: tuple[slice, ...]) -> Answers:
-    """Gives the answers for the brain's voxels in one half, as arrays of one axis."""
+    """Returns the answers for the brain's voxels in one half, as one-dimensional arrays."""
     return Answers(*(array[half][brain[half]] for array in answers))
 
 
 def measure(answers: Answers) -> dict[str, float]:
-    """Says how good the guesses are, and what the uncertainty tells of them."""
+    """Scores the guesses, and how well the uncertainty predicts errors."""
     dice = f1_score(answers.truth, answers.guess, average=None)
     return {
         "accuracy": np.mean(~answers.wrong),
@@ -258,11 +258,11 @@ def draw_groups(axes: Axes, answers: Answers) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set(title="Unseen half: how unsure it is", xlabel="mean predictive entropy (nats)")
+    axes.set(title="Unseen half: uncertainty", xlabel="mean predictive entropy (nats)")
 
 
 def draw_errors_left(axes: Axes, answers: Answers) -> None:
-    """Draws how many errors are left if the most uncertain voxels are left out."""
+    """Draws the errors that remain when the most uncertain voxels are left out."""
     curve = risk_coverage_curve(mx.array(answers.wrong), mx.array(answers.unsure))
     kept, left = 100 * np.array(curve.coverage), 100 * np.array(curve.risk)
     errors = left[-1]
@@ -274,7 +274,7 @@ def draw_errors_left(axes: Axes, answers: Answers) -> None:
     axes.text(78, at_80, f"the surest 80 %: {at_80:.1f} %", ha="right", va="bottom")
     axes.set(
         title="Unseen half: errors among the surest voxels",
-        xlabel="surest voxels that are kept (%)",
+        xlabel="share of voxels kept, surest first (%)",
         ylabel="errors (%)",
         xlim=(0, 100),
         ylim=(0, 1.2 * errors),
@@ -294,11 +294,9 @@ def draw(title: str, volumes: Volumes, answers: Answers, unseen: Answers) -> Fig
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=500, help="of training")
-    parser.add_argument("--members", type=int, default=32, help="a power of two")
-    parser.add_argument(
-        "--output", default="brain_mri.png", help="where to write the picture"
-    )
+    parser.add_argument("--steps", type=int, default=500, help="training steps")
+    parser.add_argument("--members", type=int, default=32, help="how many subnetworks")
+    parser.add_argument("--output", default="brain_mri.png", help="file for the picture")
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -308,7 +306,7 @@ def main() -> None:
     network = TissueNetwork()
     train(network, Volumes(*(volume[front] for volume in volumes)), arguments.steps)
 
-    keys = balanced_keys(mx.random.key(1), arguments.members)
+    keys = mx.random.split(mx.random.key(1), arguments.members)
     scans = as_input(volumes.scan[None])
     answers = as_answers(predict(network, keys, scans, chunk=4, progress=True), volumes)
     network_alone = as_answers(predict(network, keys[:1], scans, dropout=False), volumes)
@@ -321,8 +319,8 @@ def main() -> None:
 
     title = (
         f"A brain's tissues, by {arguments.members} subnetworks trained on its front half\n"
-        "Unseen half: {accuracy:.1%} of voxels right; the uncertainty tells errors with an "
-        "AUROC of {AUROC of errors:.2f}"
+        "Unseen half: {accuracy:.1%} of voxels right; the uncertainty predicts errors with "
+        "an AUROC of {AUROC of errors:.2f}"
     ).format(**figures["unseen"])
     draw(title, volumes, answers, unseen).savefig(arguments.output, dpi=110)
 
@@ -330,8 +328,8 @@ def main() -> None:
     for measured in figures["unseen"]:
         cells = [f"{column[measured]:{len(half)}.3f}" for half, column in figures.items()]
         print(f"{measured:33}", *cells, sep="  ")
-    print(f"seconds in all: {time.perf_counter() - started:.0f}")
-    print(f"picture:        {arguments.output}")
+    print(f"total seconds: {time.perf_counter() - started:.0f}")
+    print(f"picture:       {arguments.output}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""What the digit network says of images, how uncertain it is, and whether it knows that.
+"""The digit network's answers for images, their uncertainty, and their calibration.
 
-Everything is asked twice: of the network with dropout off, and of its subnetworks together.
+Each answer comes twice: from the network with dropout off, and from its subnetworks.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,6 @@ import numpy as np
 from digit_network import DigitNetwork, Floats, Labels
 from sklearn.metrics import roc_auc_score
 
-from chandrop.random import balanced_keys
 from chandrop.uncertainty import (
     Classification,
     brier_score,
@@ -28,7 +27,7 @@ MUTUAL_INFORMATION = "mutual information, subnetworks"
 
 
 class Answers(NamedTuple):
-    """What is said of images, and their labels if they have any."""
+    """Answers for images, and the labels if there are any."""
 
     name: str
     images: Floats
@@ -37,7 +36,7 @@ class Answers(NamedTuple):
     subnetworks: Classification
 
     def uncertainties(self) -> dict[str, mx.array]:
-        """Gives three measures of how uncertain each answer is."""
+        """Returns three measures of the uncertainty of each answer."""
         return {
             ENTROPY_OFF: self.off.predictive_entropy,
             ENTROPY: self.subnetworks.predictive_entropy,
@@ -48,14 +47,14 @@ class Answers(NamedTuple):
 def ask(
     network: DigitNetwork, name: str, images: Floats, labels: Labels | None = None
 ) -> Answers:
-    """Asks the network, in eval mode, and each of its subnetworks."""
+    """Calls the network, which is in eval mode, and its subnetworks."""
     x = mx.array(images)
-    keys = balanced_keys(mx.random.key(1), SUBNETWORKS)
+    keys = mx.random.split(mx.random.key(1), SUBNETWORKS)
     return Answers(
         name,
         images,
         labels=None if labels is None else mx.array(labels),
-        off=classify(network(x)[None]),  # A single sample.
+        off=classify(network(x)[None]),  # a single sample
         subnetworks=predict(network, keys, x),
     )
 
@@ -65,7 +64,7 @@ def accuracy(answer: Classification, labels: mx.array) -> float:
 
 
 def calibration(answer: Classification, labels: mx.array) -> dict[str, float]:
-    """Gives three scores, of which lower is better."""
+    """Returns three scores; lower is better."""
     probabilities = answer.probabilities
     return {
         "ECE": expected_calibration_error(probabilities, labels, BINS).item(),
@@ -75,7 +74,7 @@ def calibration(answer: Classification, labels: mx.array) -> dict[str, float]:
 
 
 def told_apart(known: Answers, unknown: Answers) -> dict[str, float]:
-    """Gives the AUROC by each measure: how often the unknown is the more uncertain."""
+    """Returns each measure's AUROC: how often the unknown image is the more uncertain."""
     is_unknown = np.repeat([0, 1], [len(known.images), len(unknown.images)])
     of_known, of_unknown = known.uncertainties(), unknown.uncertainties()
     return {

@@ -1,4 +1,4 @@
-"""Draws what the digit network and its subnetworks say."""
+"""Draws the answers of the digit network and its subnetworks."""
 
 import matplotlib.pyplot as plt
 import mlx.core as mx
@@ -21,7 +21,7 @@ OFF = "dimgray"
 ON = "tab:blue"
 WRONG = "firebrick"
 FEW = 10
-MARKERS = f"area of a point: how many images; hollow: fewer than {FEW}"
+MARKERS = f"area of a point: number of images; hollow: fewer than {FEW}"
 
 
 def draw(
@@ -71,7 +71,7 @@ def draw_agreement(figure: SubFigure, test: Answers) -> None:
 
 
 def draw_calibration(figure: SubFigure, groups: list[Answers]) -> None:
-    """Draws how often answers of a confidence are right, and a table of scores."""
+    """Draws accuracy against confidence, and a table of scores."""
     draw_title(figure, "Calibration: is the network right as often as it says?")
     for axes, answers in zip(figure.subplots(1, len(groups)), groups, strict=True):
         axes.plot([0, 1], [0, 1], color="silver", zorder=0)
@@ -96,7 +96,7 @@ def draw_calibration(figure: SubFigure, groups: list[Answers]) -> None:
 def draw_reliability(
     axes: Axes, name: str, answer: Classification, labels: mx.array, color: str
 ) -> None:
-    """Draws a reliability curve, and hollow what too few images tell."""
+    """Draws a reliability curve, with hollow points for bins of few images."""
     curve = reliability_curve(answer.probabilities, labels, BINS)
     confidence, accuracy, images = map(np.array, curve)
     sizes = 25 + 400 * images / images.sum()
@@ -108,7 +108,7 @@ def draw_reliability(
 
 
 def draw_risk(figure: SubFigure, turned: Answers) -> None:
-    """Draws how many errors are left if only the surest answers are accepted."""
+    """Draws the errors that remain if only the surest answers are accepted."""
     draw_title(figure, "Risk against coverage")
     axes = figure.subplots()
     answers = [turned.off, turned.subnetworks, turned.subnetworks]
@@ -129,7 +129,7 @@ def draw_risk(figure: SubFigure, turned: Answers) -> None:
 
 def draw_disagreement(figure: SubFigure, test: Answers, unknowns: list[Answers]) -> None:
     """Draws the mutual information on each group, and four of its images."""
-    draw_title(figure, "Disagreement on what they have never seen")
+    draw_title(figure, "Disagreement on images of unseen kinds")
     groups = [test, *unknowns]
     for axes, answers in zip(
         figure.subplots(len(groups), sharex=True), groups, strict=True

@@ -1,7 +1,4 @@
-"""The network that the examples train, and the digits that it learns.
-
-The 1,797 digits of 8x8 pixels are those that scikit-learn ships.
-"""
+"""The network that the examples train, and its data: scikit-learn's 1,797 8x8 digits."""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -31,7 +28,7 @@ class DigitNetwork(nn.Module):
         self.head = nn.Linear(32 * 2 * 2, 10)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Gives logits ``(B, 10)`` for images ``(B, 8, 8, 1)``."""
+        """Returns logits ``(B, 10)`` for images ``(B, 8, 8, 1)``."""
         for place, (convolution, dropout) in enumerate(
             zip(self.convolutions, self.dropouts, strict=True)
         ):
@@ -42,7 +39,7 @@ class DigitNetwork(nn.Module):
 
 
 def load_split_digits() -> tuple[Floats, Floats, Labels, Labels]:
-    """Gives images ``(B, 8, 8, 1)`` to train with and to test with, then their labels."""
+    """Returns training and test images ``(B, 8, 8, 1)``, then their labels."""
     digits = load_digits()
     images = (digits.images[..., None] / 16).astype(np.float32)
     return train_test_split(

@@ -2,10 +2,10 @@
 
 Run it with ``python examples/digits.py``.
 
-Trains a small convolutional network on the 1,797 digits of 8x8 pixels that scikit-learn
-ships. Then compares the network, dropout off, with an ensemble of its subnetworks (Gal and
-Ghahramani, "Dropout as a Bayesian approximation", ICML 2016; see ``digit_answers.py``) on
-test digits, on the same digits turned, and on letters and noise, which it has never seen.
+Trains a small convolutional network on scikit-learn's 1,797 8x8 digits. Then compares the
+network, dropout off, with an ensemble of its subnetworks (Gal and Ghahramani, "Dropout as a
+Bayesian approximation", ICML 2016; see ``digit_answers.py``) on test digits, on the same
+digits turned, and on letters and noise, which it has not seen in training.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DEGREES = 30
 
 
 def train(network: DigitNetwork, images: Floats, labels: Labels, epochs: int) -> None:
-    """Trains in place, by a compiled step that carries the dropout keys as state."""
+    """Trains in place, with a compiled step that carries the dropout keys as state."""
     steps = epochs * (len(images) // BATCH)
     optimizer = optim.Adam(learning_rate=optim.cosine_decay(4e-3, steps))
     state = [network.state, optimizer.state]
@@ -70,7 +70,7 @@ def report_calibration(answers: Answers) -> None:
 
 
 def report_told_apart(known: Answers, unknown: Answers) -> None:
-    print(f"\n{unknown.name}, told from {known.name.lower()} with an AUROC of")
+    print(f"\n{unknown.name}, told from {known.name.lower()}, AUROC:")
     for measure, area in told_apart(known, unknown).items():
         print(f"  {area:.4f} by {measure}")
 
@@ -78,7 +78,7 @@ def report_told_apart(known: Answers, unknown: Answers) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--output", default="digits.png", help="where to write the picture")
+    parser.add_argument("--output", default="digits.png", help="file for the picture")
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -89,7 +89,7 @@ def main() -> None:
 
     network.eval()
     test = ask(network, "Test digits", test_images, test_labels)
-    # Each digit at two angles, so that there are more errors to look at.
+    # Two angles per digit, for more errors to look at.
     turned_twice = ask(
         network,
         f"Test digits turned by up to {DEGREES}°",
@@ -110,7 +110,7 @@ def main() -> None:
     print(f"\ntest accuracy, dropout off:      {test_accuracy:.4f}")
     ensemble_accuracy = accuracy(test.subnetworks, test.labels)
     print(f"test accuracy, {SUBNETWORKS} subnetworks:   {ensemble_accuracy:.4f}")
-    print(f"seconds in all:                  {time.perf_counter() - started:.1f}")
+    print(f"total seconds:                   {time.perf_counter() - started:.1f}")
     print(f"picture:                         {arguments.output}")
 
 

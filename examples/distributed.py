@@ -1,29 +1,29 @@
-"""Trains on handwritten digits on any number of ranks, to the same weights, bit for bit.
+"""Trains on handwritten digits, to the same weights on any number of ranks, bit for bit.
 
 Run it with ``python examples/distributed.py``, or on two or four ranks of this machine with
 ``mlx.launch -n 2 --backend ring -- python examples/distributed.py``.
 
-Ranks that build their model from one seed, to start from the same weights, have the same
-keys in its layers, too, and would drop alike. One of two lines mends that. Once, after the
+Ranks that build their model from one seed start from the same weights, but also hold the
+same keys, and would draw the same masks. Either of two lines fixes this. Once, after the
 model is built,
 
     rekey(network, fold_in(key, rank))
 
-gives each rank masks of its own. In each step,
+gives each rank its own masks. In each step,
 
     rekey(network, example_keys(fold_in(key, step), n, offset=rank * n))
 
-gives it those that one process would draw for the whole batch. The layers are then called
-as ever, ``network(x)``, as with ``--rekey`` here. Without that option ``functional_call``
-is given the same keys, and the weights are the same.
+gives it the masks that one process would draw for the whole batch. The network is then
+called as usual, ``network(x)``; ``--rekey`` does this. Without that option,
+``functional_call`` takes the same keys, and the weights are the same.
 
-Each example has a key that is derived from the step and from its place in the whole batch,
-so the masks are the same however the batch is cut. The sums are the same, too, since it is
-cut into four parts of fixed size, whichever rank computes which. Without that, as with
-``mlx.nn.average_gradients`` over one part for each rank, the weights would be the same but
-for rounding, until it decides which unit of two is the largest.
+Each example's key is derived from the step and from its position in the whole batch, so the
+masks do not depend on the cut. The sums do not either, since the batch is always cut into
+four parts of fixed size, whichever rank computes them. With one part for each rank, as with
+``mlx.nn.average_gradients``, the weights would differ by rounding, and by more once
+rounding decides which of two units is the largest.
 
-``BatchNorm`` would not fit in: its statistics depend on the cut.
+``BatchNorm`` cannot be used here: its statistics depend on the cut.
 """
 
 import argparse
@@ -47,7 +47,7 @@ PART = BATCH // PARTS
 
 
 def mean_over_ranks(parts: list[Any]) -> Any:
-    """Gives the mean of the trees of all parts, those of the other ranks among them."""
+    """Returns the mean of the trees of all parts, including those of the other ranks."""
     mine = tree_map(lambda *arrays: mx.stack(arrays), *parts)
     return tree_map(lambda array: mx.distributed.all_gather(array).mean(0), mine)
 
@@ -60,7 +60,7 @@ def train(
     steps: int,
     by_rekey: bool = False,
 ) -> list[float]:
-    """Trains in place, and gives the loss over the whole batch at each step."""
+    """Trains in place, and returns the loss over the whole batch at each step."""
     ranks = mx.distributed.init()
     parts = np.split(np.arange(PARTS), ranks.size())[ranks.rank()]
     optimizer = optim.Adam(learning_rate=4e-3)
@@ -94,7 +94,7 @@ def train(
 
 
 def checksum(network: DigitNetwork) -> int:
-    """Gives a number that tells weights apart which differ in one bit."""
+    """Returns a number that differs if one bit of the weights does."""
     weights = dict(tree_flatten(network.parameters())).values()
     return crc32(b"".join(np.array(array).tobytes() for array in weights))
 
@@ -102,8 +102,12 @@ def checksum(network: DigitNetwork) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rekey", action="store_true", help="call the layers as they are")
-    parser.add_argument("--output", help="where to write the weights (.safetensors)")
+    parser.add_argument(
+        "--rekey",
+        action="store_true",
+        help="set the layers' keys, and call the network itself",
+    )
+    parser.add_argument("--output", help="file for the weights (.safetensors)")
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -124,7 +128,7 @@ def main() -> None:
     print(f"loss, first and last step:  {losses[0]:.4f}, {losses[-1]:.4f}")
     print(f"test accuracy:              {(guesses == test_labels).mean():.4f}")
     print(f"checksum of the weights:    {checksum(network):08x}")
-    print(f"seconds in all:             {time.perf_counter() - started:.1f}")
+    print(f"total seconds:              {time.perf_counter() - started:.1f}")
     if arguments.output:
         network.save_weights(arguments.output)
 

@@ -1,20 +1,20 @@
-"""Reads digits row by row, with one dropout mask for all rows, or a new one for each.
+"""Reads digits row by row, with one dropout mask for all rows or a new one for each.
 
-Run it with ``python examples/recurrent.py``. What it needs, pip installs:
-``pip install ".[cpu,examples]"``.
+Run it with ``python examples/recurrent.py``, after ``pip install ".[cpu,examples]"``.
 
-An LSTM sees the 8x8 digits that scikit-learn ships as sequences of 8 rows, and learns from
-200 of them, few enough to overfit. Dropout is on what it reads, on what it hands on to the
-next row and on what it gives out, and draws its masks either anew for every row, or once
-for all rows of an image: locked, or variational, dropout (Gal and Ghahramani, "A
-theoretically grounded application of dropout in recurrent neural networks", NeurIPS 2016).
-That is one argument of ``ChannelDropout``: whether time is a spatial axis.
+An LSTM reads scikit-learn's 8x8 digits as sequences of 8 rows, and learns from 200 of them,
+few enough to overfit. Dropout applies to its input, its recurrent state and its output. The
+masks are drawn anew for every row, or once for all rows of an image: locked, or
+variational, dropout (Gal and Ghahramani, "A theoretically grounded application of dropout
+in recurrent neural networks", NeurIPS 2016). One argument of ``ChannelDropout`` makes the
+difference: whether time is a spatial axis.
 
-Which is better depends on the network. This one judges by the largest output of each unit
-over all rows, and with ``--seeds 12`` locked masks get 2.2 % more of the test images right
-than new ones (standard error 0.6 %), and both get more right than none. With the output
-after the last row in its place, there was no difference: -0.1 % (0.3 %). The rate was
-chosen by these accuracies; at 0.3 and above locked masks were no better in either.
+Which is better depends on the network. This one classifies by the largest output of each
+unit over all rows. With ``--seeds 12``, locked masks get 2.2 % more of the test images
+right than new ones (standard error 0.6 %), and both do better than no dropout. A network
+that classifies by the output after the last row showed no difference: -0.1 % (0.3 %). The
+rate was chosen by these accuracies; from 0.3 on, locked masks were no better in either
+network.
 """
 
 import argparse
@@ -61,15 +61,15 @@ class RowReader(nn.Module):
         self.drop_output = ChannelDropout(p, spatial_axes)
 
     def read(self, images: mx.array) -> mx.array:
-        """Gives outputs ``(B, 8, UNITS)`` after each row of images ``(B, 8, 8)``."""
+        """Returns the outputs ``(B, 8, UNITS)`` after each row of images ``(B, 8, 8)``."""
         rows = self.drop_input(images)
-        # One call of the layer, on ones, since a call for each row would draw for each row.
-        # It is a layer like any other for rekey, functional_call, checkpoint and predict.
+        # One call on ones, since a call for each row would draw new masks. The tools treat
+        # this layer like any other.
         masks = self.drop_hidden(mx.ones((len(images), ROWS, UNITS)))
         hidden = cell = mx.zeros((len(images), UNITS))
         outputs = []
         for row in range(ROWS):
-            # The gates see the masked state; what is given out is dropped by itself.
+            # The gates read the masked state; the output has its own mask.
             output, cells = self.lstm(
                 rows[:, row : row + 1], hidden=hidden * masks[:, row], cell=cell
             )
@@ -78,12 +78,12 @@ class RowReader(nn.Module):
         return self.drop_output(mx.stack(outputs, axis=1))
 
     def __call__(self, images: mx.array) -> mx.array:
-        """Gives logits ``(B, 10)`` for images ``(B, 8, 8)``."""
+        """Returns logits ``(B, 10)`` for images ``(B, 8, 8)``."""
         return self.head(self.read(images).max(1))
 
 
 def load_data(seed: int) -> tuple[Data, Data]:
-    """Gives a few images to train with, and all others to test with."""
+    """Returns a few images for training, and all others for testing."""
     digits = load_digits()
     images = (digits.images / 16).astype(np.float32)
     parts = train_test_split(
@@ -98,7 +98,7 @@ def load_data(seed: int) -> tuple[Data, Data]:
 
 
 def train(network: RowReader, data: Data, steps: int, seed: int, progress: tqdm) -> None:
-    """Trains in place, by a compiled step that carries the dropout keys as state."""
+    """Trains in place, with a compiled step that carries the dropout keys as state."""
     optimizer = optim.Adam(learning_rate=optim.cosine_decay(1e-2, steps))
     optimizer.init(network.trainable_parameters())
     state = [network.state, optimizer.state]
@@ -124,7 +124,7 @@ def train(network: RowReader, data: Data, steps: int, seed: int, progress: tqdm)
 
 
 def scores(answer: Classification, labels: mx.array) -> tuple[float, float]:
-    """Gives the accuracy and the negative log-likelihood."""
+    """Returns the accuracy and the negative log-likelihood."""
     right = (answer.probabilities.argmax(-1) == labels).mean()
     return right.item(), negative_log_likelihood(answer.probabilities, labels).item()
 
@@ -139,9 +139,9 @@ def report(name: str, runs: list[tuple[float, float]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200, help="of training")
+    parser.add_argument("--steps", type=int, default=200, help="training steps")
     parser.add_argument("--seeds", type=int, default=3, help="networks of each kind")
-    parser.add_argument("--p", type=float, default=0.1, help="the rate of the dropout")
+    parser.add_argument("--p", type=float, default=0.1, help="dropout rate")
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -177,7 +177,7 @@ def main() -> None:
     _, new, locked, _ = results.values()
     gains = np.subtract(locked, new)[:, 0]
     print(f"gain by locking, split by split: {' '.join(f'{gain:+.4f}' for gain in gains)}")
-    print(f"seconds in all: {time.perf_counter() - started:.0f}")
+    print(f"total seconds: {time.perf_counter() - started:.0f}")
 
 
 if __name__ == "__main__":

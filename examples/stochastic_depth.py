@@ -1,18 +1,18 @@
 """Drops residual blocks at rates that grow with depth and with the steps of training.
 
-Run it with ``python examples/stochastic_depth.py``. What it needs, pip installs:
+Run it with ``python examples/stochastic_depth.py``, after
 ``pip install ".[cpu,examples]"``.
 
-A residual network learns the 8x8 digits that scikit-learn ships from 200 of them, with and
-without stochastic depth (Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with
-stochastic depth", ECCV 2016): for each example, block ``i`` of ``n`` is left out with
-probability ``p * i / n``. And ``p`` grows with the steps, from 0 to its end half way
-through, as the rate of dropout does in Morerio et al., "Curriculum dropout", ICCV 2017.
+A residual network learns from 200 of scikit-learn's 8x8 digits, with and without stochastic
+depth (Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV
+2016): for each example, block ``i`` of ``n`` is skipped with probability ``p * i / n``. In
+the first half of training ``p`` grows from 0 to its final value, as the dropout rate does
+in Morerio et al., "Curriculum dropout", ICCV 2017.
 
-With so few blocks it changes little: what it is for are networks of a hundred and more.
+With so few blocks it changes little: it is meant for networks of a hundred blocks or more.
 
-The rates are arrays, which are state, so that the compiled step is given new ones at each
-call, and is traced once.
+The rates are arrays in the model's state, so the compiled step takes new ones at each call,
+and is traced once.
 """
 
 import argparse
@@ -42,11 +42,11 @@ class Data(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What came of training a network.
+    """The course of training a network.
 
     Attributes:
-        losses: that of each step, in training mode.
-        traces: how often the step had been traced after each step.
+        losses: the loss of each step, in training mode.
+        traces: the number of traces of the step so far, after each step.
     """
 
     losses: list[float]
@@ -73,13 +73,13 @@ class ResidualNetwork(nn.Module):
         self.head = nn.Linear(WIDTH, 10)
 
     def set_rate(self, p: float) -> None:
-        """Sets the rate of the last block, and lower ones of those before it."""
+        """Sets the rate of the last block, and proportionally lower ones before it."""
         for depth, block in enumerate(self.blocks, start=1):
-            # An array: a number would be fixed when the step is traced.
+            # A number would be fixed when the step is traced.
             block.drop_path.p = mx.array(p * depth / BLOCKS)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Gives logits ``(B, 10)`` for images ``(B, 64)``."""
+        """Returns logits ``(B, 10)`` for images ``(B, 64)``."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
@@ -87,12 +87,12 @@ class ResidualNetwork(nn.Module):
 
 
 def rate_at(step: int, steps: int, end: float) -> float:
-    """Gives the rate of the last block: it rises from 0 to `end` in the first half."""
+    """Returns the last block's rate, which rises from 0 to `end` in the first half."""
     return end * min(1.0, step / (steps / 2))
 
 
 def load_data(seed: int) -> tuple[Data, Data]:
-    """Gives a few images to train with, and all others to test with."""
+    """Returns a few images for training, and all others for testing."""
     digits = load_digits()
     images = (digits.data / 16).astype(np.float32)
     parts = train_test_split(
@@ -114,9 +114,9 @@ def train(
     seed: int,
     progress: tqdm,
 ) -> Trained:
-    """Trains in place, by a compiled step that carries the dropout's keys and rates."""
+    """Trains in place, with a compiled step that carries the keys and rates as state."""
     optimizer = optim.Adam(learning_rate=optim.cosine_decay(3e-3, steps))
-    # Else the second step would be traced again, with the state that the first has made.
+    # Otherwise the state that the first step adds would cause a second trace.
     optimizer.init(network.trainable_parameters())
     state = [network.state, optimizer.state]
     traces = 0
@@ -129,7 +129,7 @@ def train(
     @partial(mx.compile, inputs=state, outputs=state)
     def step(images: mx.array, labels: mx.array) -> mx.array:
         nonlocal traces
-        traces += 1  # Python runs while it is traced, and never again
+        traces += 1  # Python code runs only during a trace
         value, gradients = loss_and_gradients(network, images, labels)
         optimizer.update(network, gradients)
         return value
@@ -151,11 +151,9 @@ def train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=200, help="of training, at least 2")
+    parser.add_argument("--steps", type=int, default=200, help="training steps, at least 2")
     parser.add_argument("--seeds", type=int, default=5, help="networks of each kind")
-    parser.add_argument(
-        "--p", type=float, default=0.5, help="the last block's rate, at last"
-    )
+    parser.add_argument("--p", type=float, default=0.5, help="final rate of the last block")
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -189,7 +187,7 @@ def main() -> None:
     print(f"gain in accuracy, split by split: {' '.join(f'{gain:+.4f}' for gain in gains)}")
     print(f"means (and standard deviations) over {arguments.seeds} splits and weights")
     print(f"traces after 2 steps: {max(early)}, after {arguments.steps}: {max(late)}")
-    print(f"seconds in all: {time.perf_counter() - started:.0f}")
+    print(f"total seconds: {time.perf_counter() - started:.0f}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Trains and samples a network without computing the channels that dropout drops.
 
-Run it with ``python examples/thin_network.py``. What it needs, pip installs:
-``pip install ".[cpu,examples]"``.
+Run it with ``python examples/thin_network.py``, after ``pip install ".[cpu,examples]"``.
 
-A residual network learns the 8x8 digits that scikit-learn ships, with half of the channels
-dropped inside of its blocks. In a ``ThinSequential`` these are not computed (Graham,
-Reizenstein and Robinson, "Efficient batchwise dropout training using submatrices", 2015).
-In an ``nn.Sequential`` of the same layers they are computed and multiplied by 0, which
-gives the same losses, but for rounding, in more time. Beside them are a network with a mask
-for each image, by ``Dropout2d``, and a thin one in which some of the images skip each
-block, which is then not computed for them: thin stochastic depth, by ``ThinDropPath``.
+A residual network learns scikit-learn's 8x8 digits, with half of the channels inside its
+blocks dropped. A ``ThinSequential`` does not compute them (Graham, Reizenstein and
+Robinson, "Efficient batchwise dropout training using submatrices", 2015). An
+``nn.Sequential`` of the same layers computes them and multiplies by 0: the same losses, up
+to rounding, in more time. Two more networks are trained for comparison: one with a mask for
+each image, by ``Dropout2d``, and a thin one whose blocks are not computed for some of the
+images: thin stochastic depth, by ``ThinDropPath``.
 
-At last some of the network's subnetworks say how uncertain its answers are, again with
-what they drop computed and not. See ``docs/thin.md``.
+Finally, subnetworks of the thin and the dense network show how uncertain the answers are.
+See ``docs/thin.md``.
 """
 
 import argparse
@@ -29,7 +28,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from chandrop.nn import Dropout2d, ThinDropout, ThinDropPath, ThinSequential
+from chandrop.nn import Dropout2d
+from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential
 from chandrop.uncertainty import Classification, predict
 
 BLOCKS = 2
@@ -38,7 +38,7 @@ PIXELS = 4 * 4  # after the stem
 P = 0.5
 BATCH = 32
 TEST_IMAGES = 200
-# So many losses are compared: rounding grows with the steps.
+# The number of losses to compare: rounding errors grow with the steps.
 COMPARED = 10
 
 
@@ -48,10 +48,10 @@ class Data(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What a network's blocks are made of.
+    """The layers of a network's blocks.
 
     Attributes:
-        sequential: holds the layers inside of a block.
+        sequential: holds the layers inside a block.
         dropout: drops their channels.
         depth_p: the share of a batch's images that skip a block.
     """
@@ -72,11 +72,11 @@ KINDS = {
 
 
 class Trained(NamedTuple):
-    """What came of training a network.
+    """The course of training a network.
 
     Attributes:
-        losses: that of each step, in training mode.
-        seconds: the median of a step.
+        losses: the loss of each step, in training mode.
+        seconds: the median time of a step.
     """
 
     losses: list[float]
@@ -107,7 +107,7 @@ class ResidualNetwork(nn.Module):
         self.head = nn.Linear(PIXELS * WIDTH, 10)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Gives logits ``(B, 10)`` for images ``(B, 8, 8, 1)``."""
+        """Returns logits ``(B, 10)`` for images ``(B, 8, 8, 1)``."""
         x = nn.relu(self.stem(x))
         for block in self.blocks:
             x = block(x)
@@ -115,7 +115,7 @@ class ResidualNetwork(nn.Module):
 
 
 def load_data() -> tuple[Data, Data]:
-    """Gives images to train with, and images to test with."""
+    """Returns training and test images with their labels."""
     digits = load_digits()
     images = (digits.images[..., None] / 16).astype(np.float32)
     parts = train_test_split(
@@ -130,15 +130,15 @@ def load_data() -> tuple[Data, Data]:
 
 
 def network_of(kind: Kind) -> ResidualNetwork:
-    """Gives a network with the weights and keys that those of every kind begin with."""
+    """Returns a network; all kinds begin with the same weights and keys."""
     mx.random.seed(0)
     return ResidualNetwork(kind)
 
 
 def train(network: ResidualNetwork, data: Data, steps: int, progress: tqdm) -> Trained:
-    """Trains in place, by a compiled step that carries the dropout keys as state."""
+    """Trains in place, with a compiled step that carries the dropout keys as state."""
     optimizer = optim.Adam(learning_rate=optim.cosine_decay(3e-3, steps))
-    # Else the second step would be traced again, with the state that the first has made.
+    # Otherwise the state that the first step adds would cause a second trace.
     optimizer.init(network.trainable_parameters())
     state = [network.state, optimizer.state]
 
@@ -173,7 +173,7 @@ def train(network: ResidualNetwork, data: Data, steps: int, progress: tqdm) -> T
 def ask(
     network: ResidualNetwork, keys: mx.array, images: mx.array
 ) -> tuple[Classification, float]:
-    """Gives what subnetworks say together, and how many seconds they took."""
+    """Returns the summary of the subnetworks, and the seconds that it took."""
     started = time.perf_counter()
     summary = predict(network, keys, images, batch_size=100)
     return summary, time.perf_counter() - started
@@ -181,8 +181,8 @@ def ask(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=40, help="of training")
-    parser.add_argument("--subnetworks", type=int, default=16, help="how many to ask")
+    parser.add_argument("--steps", type=int, default=40, help="training steps")
+    parser.add_argument("--subnetworks", type=int, default=16, help="number to sample")
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -219,7 +219,7 @@ def main() -> None:
     for name, chosen in {"right": np.array(right), "wrong": ~np.array(right)}.items():
         mean = f"{disagreement[chosen].mean():.3f}" if chosen.any() else "none"
         print(f"  disagreement where {name}:       {mean}")
-    print(f"seconds in all: {time.perf_counter() - started:.0f}")
+    print(f"total seconds: {time.perf_counter() - started:.0f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Images that the digit network is not trained for: turned digits, noise and letters."""
+"""Images that the digit network was not trained on: turned digits, noise and letters."""
 
 from string import ascii_uppercase
 
@@ -12,7 +12,7 @@ LETTERS = [letter for letter in ascii_uppercase if letter not in "BDGIOQSZ"]
 
 
 def turned(images: Floats, degrees: float) -> Floats:
-    """Gives each image turned at random, by up to so many degrees either way."""
+    """Turns each image by a random angle, up to `degrees` either way."""
     angles = np.random.default_rng(0).uniform(-degrees, degrees, len(images))
     pairs = zip(images, angles, strict=True)
     turns = [rotate(image, angle, reshape=False, order=1) for image, angle in pairs]
@@ -20,13 +20,13 @@ def turned(images: Floats, degrees: float) -> Floats:
 
 
 def shuffled(images: Floats) -> Floats:
-    """Gives noise: each image with its pixels in a random order."""
+    """Returns noise: each image with its pixels in a random order."""
     pixels = images.reshape(len(images), -1)
     return np.random.default_rng(0).permuted(pixels, axis=1).reshape(images.shape)
 
 
 def printed_letters() -> Floats:
-    """Gives capital letters in twelve styles of DejaVu, the fonts that matplotlib ships.
+    """Returns capital letters in twelve styles of DejaVu, which matplotlib ships.
 
     Letters that look like digits at this size are left out.
     """
@@ -41,7 +41,7 @@ def printed_letters() -> Floats:
 
 
 def _printed(letter: str, font: ImageFont.FreeTypeFont) -> Floats:
-    """Reduces a letter as the digits were: from 32x32 pixels to 8x8 of 17 levels."""
+    """Reduces a letter as the digits were: from 32x32 pixels to 8x8 with 17 levels."""
     canvas = Image.new("L", (256, 256))
     ImageDraw.Draw(canvas).text((64, 64), letter, fill=255, font=font)
     small = ImageOps.pad(canvas.crop(canvas.getbbox()), (32, 32)).reduce(4)

@@ -1,4 +1,4 @@
-"""The examples of recurrent, deep and thin networks run, and do what they say."""
+"""The examples of recurrent, deep and thin networks run and do what they claim."""
 
 import importlib.util
 import os
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def load(example):
-    """Gives an example as a module."""
+    """Imports an example as a module."""
     specification = importlib.util.spec_from_file_location(
         example, EXAMPLES / f"{example}.py"
     )
@@ -31,7 +31,7 @@ def output_of(example, folder, *options):
     finished = subprocess.run(
         [sys.executable, str(EXAMPLES / example), *options],
         cwd=folder,
-        # The C++ compiler alone would take a quarter of a minute.
+        # Compiling C++ would take 15 seconds.
         env=os.environ | {"MLX_DISABLE_COMPILE": "1"},
         capture_output=True,
         text=True,
@@ -43,13 +43,13 @@ def output_of(example, folder, *options):
 
 
 def line_of(output, name):
-    """Gives the rest of the one line that begins with `name`."""
+    """Returns the rest of the one line that begins with `name`."""
     (line,) = [line for line in output.splitlines() if line.startswith(name)]
     return line.removeprefix(name)
 
 
 def scores_of(output, name):
-    """Gives the means of the two scores of a line, without their deviations."""
+    """Returns the means of the two scores of a line, without their deviations."""
     first, second = re.findall(r"(\d\.\d+) \(\+- \d\.\d+\)", line_of(output, name))
     return float(first), float(second)
 
@@ -114,9 +114,9 @@ def uncompiled():
 
 
 def test_rates_reach_the_step(uncompiled):
-    """The first step drops nothing, at a rate of 0, and those after it do.
+    """The first step has a rate of 0 and drops nothing; later steps drop.
 
-    That they reach a compiled step, too, is in test_rates.py.
+    test_rates.py checks that rates also reach a compiled step.
     """
     example = load("stochastic_depth")
     data, _ = example.load_data(seed=0)
@@ -156,7 +156,7 @@ def sigmoid(x):
 
 
 def gal_lstm(network, images, input_mask, hidden_mask, output_mask):
-    """Gives the outputs of an LSTM, each of its masks ``(B, C)`` the same at all rows.
+    """Returns the outputs of an LSTM whose masks ``(B, C)`` are the same at all rows.
 
     Gal and Ghahramani, NeurIPS 2016, equation 7, with MLX's order of the gates.
     """
@@ -177,7 +177,7 @@ def gal_lstm(network, images, input_mask, hidden_mask, output_mask):
 
 
 def masks_of(network, key):
-    """Gives the masks ``(B, 8, C)`` that the layers draw at the first call with a key."""
+    """Returns the masks ``(B, 8, C)`` that the layers draw at the first call with a key."""
     rekey(network, key)
     wide = mx.ones((5, 8, network.lstm.hidden_size))
     masks = [
@@ -203,7 +203,7 @@ def test_locked_masks(recurrent, images, key):
 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_each_mask_matters(recurrent, images, key, place):
-    """The check above fails if one of the three masks is left out."""
+    """The check of the locked masks fails if one of the three is left out."""
     network = network_of(recurrent, recurrent.LOCKED, key)
     masks = [mask[:, 0] for mask in masks_of(network, key)]
     masks[place] = np.ones_like(masks[place])
@@ -212,7 +212,7 @@ def test_each_mask_matters(recurrent, images, key, place):
 
 
 def test_new_masks(recurrent, images, key):
-    """Without an axis that shares a draw, masks differ between rows, and so do outputs."""
+    """Without a shared axis, masks and outputs differ between rows."""
     network = network_of(recurrent, recurrent.NEW_AT_EACH_ROW, key)
     masks = masks_of(network, key)
     for mask in masks:

@@ -1,4 +1,4 @@
-"""The README and docs/ show what the benchmarks wrote, print what they say, and link."""
+"""The README and docs/: their tables are the benchmarks', their example and links work."""
 
 import pathlib
 import re
@@ -36,7 +36,7 @@ def test_the_table_is_the_benchmarks(results, page):
 
 @pytest.mark.parametrize("line", [THEIRS, OURS])
 def test_the_example_prints_what_the_readme_says(line):
-    """In a process of its own, as a reader runs it."""
+    """The example runs in its own process, as a reader would run it."""
     code, says = re.search(r"```python\n(.*?)```(.*?)\n##", README, re.DOTALL).groups()
     theirs, ours = re.findall(r"`(\d\.\d\d)`", says)
     assert code.splitlines()[2].startswith(THEIRS)
@@ -46,7 +46,7 @@ def test_the_example_prints_what_the_readme_says(line):
 
 
 def anchors(text):
-    """The anchors that GitHub gives the headings of a page."""
+    """Returns the anchors that GitHub assigns to the headings of a page."""
     headings = HEADING.findall(FENCED.sub("", text))
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
