@@ -473,34 +473,33 @@ def test_layers_in_a_chain_of_a_thin_network(name, place, key):
     assert_trees_close(gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_a_scale_that_is_called_multiplying_and_is_no_random_layer(key):
-    """It has no draw; its arrays are taken for the channels, in eval mode, too."""
+class Noisy(Noise):
+    """Fewer channels would be another draw."""
 
-    class Factors(Scale):
-        on_channels = "multiplies"
-
-        def __call__(self, x):
-            return x * self.scale
-
-    layers = [nn.Linear(6, 12), ThinDropout(0.5), Factors(12), nn.Linear(12, 3)]
-    for mode in (True, False):
-        thin, dense = ThinSequential(*layers).train(mode), nn.Sequential(*layers)
-        thin.layers[1].train()
-        y = functional_call(thin, {}, X, key=key)
-        expected = functional_call(dense, {}, X, key=key)
-        np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
+    on_channels = "keeps zero"
 
 
-@pytest.mark.parametrize("word", ["keep zero", "multiply", 5, True], ids=repr)
-def test_a_declaration_that_means_nothing(word):
-    class Misspelt(nn.Module):
-        on_channels = word
+class Misspelt(nn.Identity):
+    on_channels = "keep zero"
 
-        def __call__(self, x):
-            return x
 
-    chain = ThinSequential(nn.Linear(6, 12), ThinDropout(0.5), Misspelt())
-    message = r'Received on_channels = .* of class Misspelt\. Expected "multiplies", "keeps'
+class Factors(nn.Identity):
+    on_channels = "multiplies"
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (Noisy, "'multiplies'"),
+        (Misspelt, "'keeps zero' or 'each alone'"),
+        (Factors, "'keeps zero' or 'each alone'"),
+    ],
+)
+def test_a_wrong_declaration(layer, expected):
+    chain = ThinSequential(nn.Linear(6, 12), ThinDropout(0.5), layer())
+    message = (
+        rf"Received on_channels = .* of class {layer.__name__}\. Expected {expected}\."
+    )
     with pytest.raises(ValueError, match=message):
         chain(X)
 

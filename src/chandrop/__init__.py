@@ -1,7 +1,8 @@
 """Channel-wise dropout for MLX with explicit random keys.
 
-Functions are in :mod:`chandrop.functional`, layers in :mod:`chandrop.nn`, keys in
-:mod:`chandrop.random`, and what subnetworks say together in :mod:`chandrop.uncertainty`.
+Functions are in :mod:`chandrop.functional`, layers and tools for whole models in
+:mod:`chandrop.nn`, keys in :mod:`chandrop.random`, thin networks in :mod:`chandrop.thin`,
+and summaries of subnetworks in :mod:`chandrop.uncertainty`.
 """
 
 from importlib import import_module

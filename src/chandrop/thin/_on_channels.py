@@ -3,13 +3,14 @@
 A class declares it by an attribute of its own, not an inherited one, since a subclass may
 do anything else:
 
-- ``on_channels = "multiplies"``: by numbers that do not depend on the input.
+- ``on_channels = "multiplies"``, for a random layer: its output is the input times numbers
+  that do not depend on the input.
 - ``on_channels = "keeps zero"``: each output channel depends on its input channel alone,
   and a channel of zeros stays one.
 - ``on_channels = "each alone"``: each output channel depends on its input channel alone.
 
-The arrays that such a layer holds have an entry for each channel along their last axis, or
-one entry for all. Those of a random layer are left as they are.
+The arrays that a layer of the latter two kinds holds have an entry for each channel along
+their last axis, or one entry for all.
 """
 
 import copy
@@ -74,10 +75,14 @@ def _declared(layer: Any) -> str | None:
     own = vars(type(layer)).get("on_channels")
     if own is None:
         return _OF_MLX.get(id(layer)) or _OF_MLX.get(id(type(layer)))
-    if own not in ("multiplies", "keeps zero", "each alone"):
+    # A random layer would draw other numbers for fewer channels.
+    expected = ["multiplies"]
+    if not isinstance(layer, KeyedLayer):
+        expected = ["keeps zero", "each alone"]
+    if own not in expected:
         raise ValueError(
             f"Received on_channels = {own!r} of class {type(layer).__name__}. Expected "
-            '"multiplies", "keeps zero" or "each alone".'
+            f"{' or '.join(map(repr, expected))}."
         )
     declared: str = own
     return declared
@@ -108,7 +113,7 @@ def mix_channels(
 
 def call_on_channels(layer: Any, x: mx.array, kept: mx.array, channels: int) -> mx.array:
     """Calls a layer that treats each channel alone, with the kept ones of `channels`."""
-    if isinstance(layer, KeyedLayer) and _declared(layer) == "multiplies":
+    if _declared(layer) == "multiplies":
         return _multiplied(layer, x, kept, channels) if layer.training else x
     arrays = _for_each_channel(layer)
     part = copy.copy(layer) if arrays else layer

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -36,7 +37,7 @@ class DropPath(DropoutLayer):
         (8, 16)
     """
 
-    on_channels = "keeps zero"
+    on_channels = "multiplies"
 
     def _draw(self, x: mx.array, key: Key) -> mx.array:
         return drop_path(x, self.p, key)
@@ -44,3 +45,6 @@ class DropPath(DropoutLayer):
     def _check(self, x: Any, key: Key | None) -> None:
         super()._check(x, key)
         check_has_batch(x)
+
+    def _constant_axes(self, ndim: int) -> Sequence[int]:
+        return range(1, ndim)
