@@ -1,26 +1,21 @@
 """Measures the members of the family against the floors of their formulas.
 
-Run it with ``python benchmarks/family.py [--output benchmarks/results/NAME]``.
-
-Whatever is compared takes turns in one process, and has its outputs evaluated. Writes
-NAME.json with the medians, NAME.md with every table and NAME.short.md with that of the
-docs.
+Run it with ``python benchmarks/family.py [--output benchmarks/results/NAME]``. Whatever is
+compared takes turns in one process, and has its outputs evaluated.
 """
 
 import argparse
-import json
-import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
-from measure import medians
+import report
+from measure import Call, medians
 from mlx import nn
-from run import heading, machine
-from tables import HEADLINE, in_milliseconds, with_ratio
-from tabulate import tabulate
+from report import Results, table, verdict
+from tables import HEADLINE, by_x, in_milliseconds, with_ratio
 from tqdm import tqdm
 
 from chandrop.functional import (
@@ -54,7 +49,6 @@ BLOCKS, QUICK_BLOCKS = 25, 3
 
 Shape = tuple[int, ...]
 Function = Callable[..., Any]
-Call = Callable[[], object]
 
 
 def dropped(shape: Shape, key: mx.array, p: Any = P) -> list[mx.array]:
@@ -144,7 +138,7 @@ class Comparison:
 
     @property
     def place(self) -> str:
-        return "x".join(map(str, self.shape))
+        return by_x(self.shape)
 
     def beside(self) -> str:
         """Names all that it is held against."""
@@ -306,7 +300,7 @@ def targets(comparisons: Iterable[Comparison]) -> str:
                 f"{worst.at_most:.2f}",
                 f"{worst.ratio:.2f}",
                 f"{worst.place}, {worst.way}",
-                "met" if worst.ratio <= worst.at_most else "missed",
+                verdict(worst.ratio <= worst.at_most),
             ]
         )
     return table(rows, ["time of", "over that of", "at most", "worst", "at", ""])
@@ -316,7 +310,7 @@ def short(comparisons: Iterable[Comparison]) -> str:
     """The table of the docs: one shape of images and one of volumes, in both ways."""
     rows: dict[tuple[str, str, str], list[str]] = {}
     for comparison in comparisons:
-        if comparison.shape in (IMAGES, VOLUMES) and comparison.way in WAYS:
+        if comparison.place in (by_x(IMAGES), by_x(VOLUMES)) and comparison.way in WAYS:
             names = (f"`{comparison.this}`", comparison.place, comparison.beside())
             together = comparison.floor + comparison.mask
             cell = with_ratio(comparison.seconds, together)
@@ -327,52 +321,52 @@ def short(comparisons: Iterable[Comparison]) -> str:
     )
 
 
-table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
+def compared(results: Results, *kinds: str) -> list[Comparison]:
+    return [Comparison(**item) for kind in kinds for item in results[kind]]
 
 
-def write(path: pathlib.Path, comparisons: dict[str, list[Comparison]]) -> None:
-    """Writes the JSON and the tables."""
-    where = machine(["chandrop", "mlx"])
-    promised = comparisons["members"] + comparisons["blocks"]
+def page(results: Results) -> list[str]:
     headers = ["of", "at", "", "ms", "against", "ms", "mask, ms", "ratio", "with the mask"]
     plain_headers = [*headers[:6], "ratio"]
-    parts = [
-        "# The family, measured",
-        heading(where),
+
+    def whole(kind: str, headers: list[str]) -> str:
+        return table([item.row() for item in compared(results, kind)], headers)
+
+    return [
         EXPLANATION,
         f"## Targets\n\n{PROMISE}",
-        targets(promised),
+        targets(compared(results, "members", "blocks")),
         "## Members",
         "After relu, both `x` are `mx.maximum(x, 0)`, and nothing is promised.",
-        table([item.row() for item in comparisons["members"]], headers),
+        whole("members", headers),
         "## Blocks",
-        table([item.row() for item in comparisons["blocks"]], plain_headers),
+        whole("blocks", plain_headers),
         "## Layers",
         "A layer also advances its key.",
-        table([item.row() for item in comparisons["layers"]], plain_headers),
+        whole("layers", plain_headers),
     ]
-    results = {"machine": where} | {
-        kind: [asdict(item) for item in items] for kind, items in comparisons.items()
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    path.with_suffix(".short.md").write_text(f"{short(promised)}\n\n{heading(where)}\n")
-    print(targets(promised))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="benchmarks/results/family", type=pathlib.Path)
-    parser.add_argument("--quick", action="store_true", help="one shape, and few blocks")
-    arguments = parser.parse_args()
+def measure(arguments: argparse.Namespace) -> Results:
     shapes, count = ([IMAGES], QUICK_BLOCKS) if arguments.quick else (SHAPES, BLOCKS)
-    comparisons = {
+    return {
         "members": list(members(shapes, count)),
         "blocks": list(blocks(shapes, count)),
         "layers": list(layers(IMAGES, count)),
     }
-    write(arguments.output, comparisons)
+
+
+def main() -> None:
+    parser = report.parser(__doc__, "family")
+    parser.add_argument("--quick", action="store_true", help="one shape, and few blocks")
+    report.run(
+        parser.parse_args(),
+        ["chandrop", "mlx"],
+        measure,
+        "The family, measured",
+        page,
+        short=lambda results: [short(compared(results, "members", "blocks"))],
+    )
 
 
 if __name__ == "__main__":

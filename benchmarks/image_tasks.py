@@ -39,7 +39,7 @@ def digits() -> ImageTask:
 
 @cache
 def mnist() -> ImageTask:
-    """Gives MNIST in 12x12 pixels: without the margin, and each the mean of 2x2."""
+    """Returns MNIST in 12x12 pixels: the mean of each 2x2, without the margin."""
     images, labels = mnist_data()
     inner = images.reshape(-1, 28, 28)[:, 2:-2, 2:-2]
     means = inner.reshape(-1, 12, 2, 12, 2).mean((2, 4))

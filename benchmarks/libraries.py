@@ -1,12 +1,12 @@
 """Channel dropout in each library, and how each framework runs a function.
 
-A library is a function of ``(x, key)``; a framework makes calls of it in the four ways
-that are measured, and each call waits until the result is there.
+A library is a function of ``(x, key)``. A framework calls it in the four ways that are
+measured, and each call waits until the result is there.
 """
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 # Threads of torch's pool that wait by spinning would slow down whoever runs next.
@@ -23,12 +23,13 @@ import mlx.core as mx
 import mlx.nn
 import numpy as np
 import torch
+from measure import Call
+from tables import HEADLINE
 
 import chandrop
 
 P = 0.5
 
-Call = Callable[[], object]
 Dropout = Callable[[Any, Any], Any]
 
 
@@ -39,20 +40,42 @@ class Framework(ABC):
 
     @abstractmethod
     def libraries(self, shape: tuple[int, ...]) -> dict[str, tuple[Dropout, Any]]:
-        """Gives each library's channel dropout for `shape`, and the state it keeps."""
+        """Returns each library's channel dropout for `shape`, and the state it keeps."""
 
     @abstractmethod
     def call(self, way: str, dropout: Dropout, state: Any) -> Call | None:
-        """Makes a call of `dropout`, or None where the framework has no such way."""
+        """Returns a call of `dropout`, or None where the framework has no such way."""
 
     def calls(self, way: str, shape: tuple[int, ...]) -> dict[str, Call]:
-        """Gives a call of every library, and of the floor, ``x * 2``."""
+        """Returns a call of every library, and of the floor, ``x * 2``."""
         calls = {
             name: self.call(way, dropout, state)
             for name, (dropout, state) in self.libraries(shape).items()
         }
         calls[f"floor of {self.name}"] = self.call(way, lambda x, key: x * 2, None)
         return {name: call for name, call in calls.items() if call is not None}
+
+
+def in_way(
+    way: str,
+    dropout: Dropout,
+    relu: Callable[[Any], Any],
+    output_and_vjp: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Returns the function to compile, of an input, a key and perhaps a cotangent."""
+
+    def after_relu(x: Any, key: Any) -> Any:
+        return dropout(relu(x), key)
+
+    def gradient(x: Any, key: Any, cotangent: Any) -> Any:
+        return output_and_vjp(lambda x: dropout(x, key), x, cotangent)
+
+    functions = {
+        "compiled": dropout,
+        "compiled after relu": after_relu,
+        "gradient": gradient,
+    }
+    return functions[way]
 
 
 class MLX(Framework):
@@ -78,24 +101,17 @@ class MLX(Framework):
         return libraries
 
     def call(self, way: str, dropout: Dropout, state: Any) -> Call:
-        def with_gradient(x: Any, key: Any, cotangent: Any) -> Any:
-            return mx.vjp(lambda x: dropout(x, key), [x], [cotangent])
-
-        def after_relu(x: Any, key: Any) -> Any:
-            return dropout(mx.maximum(x, 0), key)
+        def output_and_vjp(function: Any, x: Any, cotangent: Any) -> Any:
+            return mx.vjp(function, [x], [cotangent])
 
         if way == "eager":
             return lambda: mx.eval(dropout(self.x, self.key), state)
-        function = {
-            "compiled": dropout,
-            "compiled after relu": after_relu,
-            "gradient": with_gradient,
-        }[way]
+        function = in_way(way, dropout, lambda x: mx.maximum(x, 0), output_and_vjp)
         compiled = mx.compile(function, inputs=state, outputs=state)
         arguments = [self.x, self.key] + [self.cotangent] * (way == "gradient")
         return lambda: mx.eval(compiled(*arguments), state)
 
-    def draw(self, shape: tuple[int, ...]) -> Call:
+    def draw(self, shape: Sequence[int]) -> Call:
         """The draw of the mask alone."""
         mask_shape = (shape[0], *(1 for _ in shape[1:-1]), shape[-1])
         return lambda: mx.eval(mx.random.bernoulli(1 - P, mask_shape, key=self.key))
@@ -137,21 +153,15 @@ class JAX(Framework):
         }
 
     def call(self, way: str, dropout: Dropout, state: Any) -> Call:
-        def with_gradient(x: Any, key: Any, cotangent: Any) -> Any:
-            y, vjp = jax.vjp(lambda x: dropout(x, key), x)
+        def output_and_vjp(function: Any, x: Any, cotangent: Any) -> Any:
+            y, vjp = jax.vjp(function, x)
             return y, vjp(cotangent)
-
-        def after_relu(x: Any, key: Any) -> Any:
-            return dropout(jnp.maximum(x, 0), key)
 
         if way == "eager":
             return lambda: jax.block_until_ready(dropout(self.x, self.key))
-        function = {
-            "compiled": dropout,
-            "compiled after relu": after_relu,
-            "gradient": with_gradient,
-        }[way]
-        compiled = jax.jit(function)
+        compiled = jax.jit(
+            in_way(way, dropout, lambda x: jnp.maximum(x, 0), output_and_vjp)
+        )
         arguments = [self.x, self.key] + [self.cotangent] * (way == "gradient")
         return lambda: jax.block_until_ready(compiled(*arguments))
 
@@ -163,13 +173,11 @@ class Torch(Framework):
     one shape alone.
     """
 
-    compiled_shape = (32, 32, 32, 64)
-
     name = "torch"
 
     def __init__(self, x: np.ndarray, dtype: str):
         channels_first = np.ascontiguousarray(np.moveaxis(x, -1, 1))
-        self.compiles = x.shape == self.compiled_shape
+        self.compiles = list(x.shape) == HEADLINE
         self.x = torch.tensor(channels_first).to(getattr(torch, dtype))
         self.cotangent = torch.ones_like(self.x)
 

@@ -1,14 +1,12 @@
 """Measures what the tools for whole models cost, against doing without them.
 
-Run it with ``python benchmarks/models.py [--output benchmarks/results/NAME]``.
-
-Whatever is compared takes turns in one process, and has its outputs evaluated. Only the
-first steps have a process each, since MLX keeps in memory, and in the folder for temporary
-files, what it has compiled. Writes NAME.json with the medians and NAME.md with the table.
+Run it with ``python benchmarks/models.py [--output benchmarks/results/NAME]``. Whatever is
+compared takes turns in one process, and has its outputs evaluated. Only the first steps
+have a process each, since MLX keeps what it has compiled in memory, and in the folder for
+temporary files.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -17,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from io import StringIO
 from typing import Any
@@ -26,11 +23,11 @@ from zlib import crc32
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers
-from measure import medians
+import report
+from comparisons import Comparison, measured, short, whole
+from measure import medians, peak_megabytes
 from mlx.utils import tree_flatten
-from run import heading, machine
-from tabulate import tabulate
-from tqdm import tqdm
+from report import Results
 
 from chandrop.nn import (
     Dropout,
@@ -55,54 +52,6 @@ FIRST_STEPS = 3
 # change its speed from second to second: only many blocks tell a few percent.
 SOME_BLOCKS = 25
 MANY_BLOCKS = 101
-
-
-@dataclass
-class Comparison:
-    """Two figures of one run, and the most that the first may be beside the second."""
-
-    where: str
-    what: str
-    against: str
-    figures: tuple[float, float]
-    unit: str = "ms"
-    most_ratio: float | None = None
-    most_difference: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        return self.figures[0] / self.figures[1]
-
-    @property
-    def difference(self) -> float:
-        return self.figures[0] - self.figures[1]
-
-    def row(self) -> list[str]:
-        digits = 0 if self.unit in ("draws", "kernels") else 2
-        target, verdict = "", ""
-        if self.most_ratio is not None:
-            target = f"ratio {self.most_ratio:.3g}"
-            verdict = "met" if self.ratio <= self.most_ratio else "missed"
-        if self.most_difference is not None:
-            target = f"difference {self.most_difference:.3g} {self.unit}"
-            verdict = "met" if self.difference <= self.most_difference else "missed"
-        figures = [f"{figure:.{digits}f} {self.unit}" for figure in self.figures]
-        return [
-            self.where,
-            self.what,
-            figures[0],
-            self.against,
-            figures[1],
-            f"{self.ratio:.3f}",
-            f"{self.difference:+.{digits}f} {self.unit}",
-            target,
-            verdict,
-        ]
-
-
-HEADERS = ["of", "this", "", "against", "", "ratio", "difference", "at most", ""]
-# In the short table: of which model, this, against, ratio.
-SHORT = (0, 1, 3, 5)
 
 
 def deep_model() -> nn.Module:
@@ -209,7 +158,7 @@ def first_step(name: str, with_rekey: bool) -> float:
 
 
 def first_step_in_a_process(name: str, with_rekey: bool) -> tuple[float, int]:
-    """Gives the seconds, and how many kernels the C++ compiler had to make."""
+    """Returns the seconds, and how many kernels the C++ compiler had to make."""
     command = [sys.executable, __file__, "--first-step", name]
     with tempfile.TemporaryDirectory() as folder:
         finished = subprocess.run(
@@ -391,15 +340,6 @@ def checkpoints() -> Iterator[Comparison]:
             yield Comparison(f"{where}, peak", ours, other, figures, "MB")
 
 
-def peak_megabytes(call: Callable[[], object]) -> float:
-    """What a call holds at most, beside what is there before it."""
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    call()
-    return (mx.get_peak_memory() - before) / 1e6
-
-
 MEASUREMENTS = [
     forward,
     keys_of_many_layers,
@@ -410,48 +350,35 @@ MEASUREMENTS = [
 ]
 
 
-def write(path: pathlib.Path, comparisons: list[Comparison]) -> None:
-    """Writes the JSON and the table."""
-    where = machine(["chandrop", "mlx"])
-    rows = [comparison.row() for comparison in comparisons]
-    table = tabulate(rows, HEADERS, tablefmt="pipe", disable_numparse=True)
-    parts = [
-        "# Whole models, measured",
-        heading(where),
+def page(results: Results) -> list[str]:
+    return [
         "`python benchmarks/models.py` wrote this page: medians, of calls that took turns "
         f"in one run. The first steps are medians of {FIRST_STEPS} fresh processes with an "
         "empty folder for temporary files.",
-        table,
+        whole(results),
     ]
-    results = {"machine": where, "comparisons": [asdict(item) for item in comparisons]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    short = tabulate(
-        [[row[i] for i in SHORT] for row in rows if row[3] in ("loop", "none")],
-        [HEADERS[i] for i in SHORT],
-        tablefmt="pipe",
-        disable_numparse=True,
-    )
-    path.with_suffix(".short.md").write_text(f"{short}\n\n{heading(where)}\n")
-    print(table)
+
+
+def docs(results: Results) -> list[str]:
+    return [short(results, lambda item: item.against in ("loop", "none"))]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="benchmarks/results/models", type=pathlib.Path)
+    parser = report.parser(__doc__, "models")
     parser.add_argument("--first-step", choices=MODELS, help=argparse.SUPPRESS)
     parser.add_argument("--rekey", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.first_step:
         print(first_step(arguments.first_step, arguments.rekey))
         return
-    comparisons = [
-        comparison
-        for measurement in tqdm(MEASUREMENTS, desc="measuring")
-        for comparison in measurement()
-    ]
-    write(arguments.output, comparisons)
+    report.run(
+        arguments,
+        ["chandrop", "mlx"],
+        lambda _: measured(MEASUREMENTS),
+        "Whole models, measured",
+        page,
+        short=docs,
+    )
 
 
 if __name__ == "__main__":

@@ -1,26 +1,31 @@
 """Measures channel dropout against everything that does the same job.
 
-Run it with ``python benchmarks/run.py [--output benchmarks/results/NAME]``. With
-``--tables`` it measures nothing, and writes the tables anew from what NAME.json has.
-
-All libraries take turns in one process. A second process, pinned to one core, repeats it,
-since MLX's CPU backend uses one core and torch and JAX use all. Writes NAME.json with the
-medians, NAME.md with every table, NAME.short.md with those of docs/speed.md and
-NAME.readme.md with the README's.
+Run it with ``python benchmarks/run.py [--output benchmarks/results/NAME]``. All libraries
+take turns in one process. A second process, pinned to one core, repeats it, since MLX's CPU
+backend uses one core and torch and JAX use all.
 """
 
 import argparse
-import importlib.metadata
 import json
 import math
 import os
-import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn
+import numpy as np
+import report
+import targets
+from measure import BLOCKS, medians, peak_bytes
+from report import Results
+from tables import HEADLINE, WAYS, Row, of_headline, whole
+from tqdm import tqdm
+
+import chandrop
 
 # Ranks of 1, 2 and 3 spatial axes at 10^4, 10^6 and 10^7 elements, and the README's shape.
 SHAPES = [
@@ -50,44 +55,45 @@ PACKAGES = [
     "numpy",
 ]
 
-Row = dict[str, object]
+Case = tuple[Sequence[int], str, str]
 
 
-def measure(most: int, cores: int) -> list[Row]:
-    """Measures every shape, dtype and way, of up to `most` elements."""
-    import numpy as np
-    from libraries import FRAMEWORKS, MLX
-    from measure import medians
-    from tables import WAYS
-    from tqdm import tqdm
-
+def cases(most: int) -> Iterator[Case]:
+    """Yields every shape, dtype and way, of up to `most` elements."""
     inputs = [(shape, dtype) for shape in SHAPES for dtype in DTYPES]
     inputs += [(shape, "float32") for shape in HARD_SHAPES]
-    cases = [
-        (shape, dtype, way)
-        for shape, dtype in inputs
-        if math.prod(shape) <= most
-        for way in WAYS
-    ]
+    for shape, dtype in inputs:
+        if math.prod(shape) <= most:
+            yield from ((shape, dtype, way) for way in WAYS)
+
+
+def measure_cases(
+    cases: Iterable[Case],
+    cores: int,
+    names: Sequence[str] | None = None,
+    blocks: int = BLOCKS,
+) -> Iterator[Row]:
+    """Yields the medians of each case, of all libraries or of those in `names`."""
+    # Here, since it imports all of them.
+    from libraries import FRAMEWORKS, MLX
+
     generator = np.random.default_rng(0)
-    rows: list[Row] = []
-    for shape, dtype, way in tqdm(cases, desc=f"{cores} core(s)"):
+    for shape, dtype, way in tqdm(list(cases), desc=f"{cores} core(s)"):
         x = generator.normal(size=shape).astype(np.float32)
         calls = {}
         for framework in FRAMEWORKS:
-            calls.update(framework(x, dtype).calls(way, shape))
+            calls.update(framework(x, dtype).calls(way, tuple(shape)))
         calls["draw"] = MLX(x, dtype).draw(shape)
-        rows.append(
-            {
-                "cores": cores,
-                "shape": list(shape),
-                "elements": math.prod(shape),
-                "dtype": dtype,
-                "way": way,
-                "seconds": medians(calls),
-            }
-        )
-    return rows
+        if names is not None:
+            calls = {name: call for name, call in calls.items() if name in names}
+        yield {
+            "cores": cores,
+            "shape": list(shape),
+            "elements": math.prod(shape),
+            "dtype": dtype,
+            "way": way,
+            "seconds": medians(calls, blocks),
+        }
 
 
 def measure_in_a_process(most: int, cores: int) -> list[Row]:
@@ -97,134 +103,89 @@ def measure_in_a_process(most: int, cores: int) -> list[Row]:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
 
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, "rows.json")
+        path = Path(folder, "rows.json")
         command = [sys.executable, __file__, "--most", str(most), "--cores", str(cores)]
         subprocess.run(
             [*command, "--output", str(path)],
             check=True,
             preexec_fn=pin if hasattr(os, "sched_setaffinity") else None,
         )
-        rows: list[Row] = json.loads(path.read_text())
-        return rows
+        return json.loads(path.read_text())
 
 
 def peak_memory() -> dict[str, int]:
     """Bytes of the input, and those at most used beside it, at the headline's shape."""
-    import mlx.core as mx
-    import mlx.nn
-    from tables import HEADLINE
-
-    import chandrop
-
     x = mx.random.normal(HEADLINE)
     mx.eval(x)
-    bytes_used = {"input": x.nbytes}
-    for name, layer in (
-        ("chandrop", chandrop.nn.Dropout2d(0.5)),
-        ("mlx.nn", mlx.nn.Dropout2d(0.5)),
-    ):
-        mx.clear_cache()
-        mx.reset_peak_memory()
-        before = mx.get_active_memory()
-        mx.eval(layer(x))
-        bytes_used[name] = mx.get_peak_memory() - before
-    return bytes_used
-
-
-def machine(packages: Sequence[str] = PACKAGES) -> dict[str, object]:
-    """What the figures were measured on, with the versions of `packages`."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
-    return {
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {package: importlib.metadata.version(package) for package in packages},
+    layers = {"chandrop": chandrop.nn.Dropout2d(0.5), "mlx.nn": mlx.nn.Dropout2d(0.5)}
+    return {"input": x.nbytes} | {
+        name: peak_bytes(lambda layer=layer: mx.eval(layer(x)))
+        for name, layer in layers.items()
     }
 
 
-def heading(where: dict[str, Any]) -> str:
-    """The line that says what :func:`machine` found."""
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    return (
-        f"{where['processor']}, {where['cores']} cores, {where['system']}; "
-        f"Python {where['python']}, {versions}."
-    )
+def measure(arguments: argparse.Namespace) -> Results:
+    cores = os.cpu_count() or 1
+    rows = []
+    if hasattr(os, "sched_setaffinity") and cores > 1:
+        rows = measure_in_a_process(arguments.most, 1)
+    else:
+        print("This system pins no process to a core: that half is left out.")
+    rows += measure_in_a_process(arguments.most, cores)
+    results = {"peak_memory": peak_memory(), "rows": rows}
+    if arguments.update:
+        stored = report.load(arguments.output)
+        rows += [row for row in stored["rows"] if row["elements"] > arguments.most]
+        # The figures are as old as the oldest of them.
+        results["commit"] = stored.get("commit")
+    return results
 
 
-def write(path: pathlib.Path, results: dict[str, Any]) -> None:
-    """Writes the JSON and the tables."""
-    from tables import WAYS, Measurements, of_readme, short, whole
-    from targets import table
+def core_counts(results: Results) -> list[int]:
+    return sorted({row["cores"] for row in results["rows"]}, reverse=True)
 
-    measurements = Measurements(results["rows"], results["peak_memory"])
-    cores = sorted({row["cores"] for row in results["rows"]}, reverse=True)
+
+def page(results: Results) -> list[str]:
     parts = [
-        "# Channel dropout, measured",
-        heading(results["machine"]),
         "`python benchmarks/run.py` (or `make bench`) wrote this page: medians of "
         "milliseconds, and in brackets their ratio to the floor, `x * 2` in the same "
         "framework and way. A gradient is the output and the vjp together, compiled but "
         "in torch. `torch.compile` was run at one shape only.",
         "## Targets\n\nFloat32 and 32x32x32x64 unless said.",
-        table(measurements),
+        targets.of_all(results),
+        "Those of the redesign, in float32:",
+        targets.of_redesign(results),
     ]
-    for count in cores:
+    for count in core_counts(results):
         for way in WAYS:
-            parts += [
-                f"## {way.capitalize()}, {count} core(s)",
-                whole(measurements, count, way),
-            ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    tables = [f"{count} core(s):\n\n{short(measurements, count)}" for count in cores]
-    path.with_suffix(".short.md").write_text(
-        "\n\n".join([*tables, heading(results["machine"])]) + "\n"
-    )
-    path.with_suffix(".readme.md").write_text(of_readme(measurements) + "\n")
-    print(table(measurements))
+            title = f"## {way.capitalize()}, {count} core(s)"
+            parts += [title, whole(results, count, way)]
+    return parts
+
+
+def short(results: Results) -> list[str]:
+    return [
+        f"{count} core(s):\n\n{of_headline(results, count)}"
+        for count in core_counts(results)
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="benchmarks/results/cpu", type=pathlib.Path)
+    parser = report.parser(__doc__, "cpu")
     parser.add_argument("--most", type=int, default=10**8, help="leave larger inputs out")
     parser.add_argument(
         "--update",
         action="store_true",
         help="keep the rows of larger inputs that are there",
     )
-    parser.add_argument(
-        "--tables", action="store_true", help="measure nothing, and write the tables anew"
-    )
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.tables:
-        stored = arguments.output.with_suffix(".json").read_text()
-        write(arguments.output, json.loads(stored))
-        return
     if arguments.cores:
-        rows = measure(arguments.most, arguments.cores)
+        rows = list(measure_cases(cases(arguments.most), arguments.cores))
         arguments.output.write_text(json.dumps(rows))
         return
-    all_cores = os.cpu_count() or 1
-    rows = []
-    if hasattr(os, "sched_setaffinity") and all_cores > 1:
-        rows = measure_in_a_process(arguments.most, 1)
-    else:
-        print("This system pins no process to a core: that half is left out.")
-    rows += measure_in_a_process(arguments.most, all_cores)
-    if arguments.update:
-        kept = json.loads(arguments.output.with_suffix(".json").read_text())["rows"]
-        rows += [row for row in kept if row["elements"] > arguments.most]
-    results = {"machine": machine(), "peak_memory": peak_memory(), "rows": rows}
-    write(arguments.output, results)
+    title = "Channel dropout, measured"
+    report.run(arguments, PACKAGES, measure, title, page, short=short)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
-"""Measures what dropout gets wrong in MLX without a word, and what chandrop gives there.
+"""Measures what dropout gets wrong in MLX without a word, and what chandrop does there.
 
-Run it with ``python benchmarks/silent_faults.py [--train] [--output FOLDER/NAME]``.
-
-Every fault is measured with layers of ``mlx.nn`` and with chandrop's: the same model after
+Run it with ``python benchmarks/silent_faults.py [--train] [--output FOLDER/NAME]``. Every
+fault is measured with layers of ``mlx.nn`` and with chandrop's: the same model after
 ``convert(model)``. No model and no data are downloaded. ``--train`` adds what 300 steps
 make of the first fault, in about two minutes; it needs mlx-lm. Without mlx-lm the first
-fault is measured on a small transformer with the same wrapper. Writes NAME.json with the
-figures, NAME.md with the table and NAME.short.md with the README's.
+fault is measured on a small transformer with the same wrapper.
 """
 
 import argparse
 import importlib.util
 import itertools
-import json
-import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -25,10 +21,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers
+import report
 from measure import medians
 from mlx.utils import tree_flatten
-from run import heading, machine
-from tabulate import tabulate
+from report import Results, table
 from tqdm import tqdm
 
 from chandrop.nn import convert, get_keys, set_keys
@@ -78,7 +74,7 @@ def both(measure: Callable[[Prepare], Numbers]) -> Pair:
 
 
 class SmallTransformer(nn.Module):
-    """A language model, for want of mlx-lm."""
+    """A language model that stands in for one of mlx-lm."""
 
     def __init__(self, p: float):
         super().__init__()
@@ -225,7 +221,7 @@ def successors() -> mx.array:
 
 
 def sentences(seed: int) -> Iterator[tuple[mx.array, mx.array]]:
-    """Gives batches and lengths as mlx-lm's trainer takes them, without end.
+    """Yields batches and lengths as mlx-lm's trainer takes them, without end.
 
     A token is followed by its successor, and now and then by any other.
     """
@@ -291,7 +287,7 @@ def compiled_without_random_state() -> Pair:
     x = mx.random.normal((BATCH, 40), key=mx.random.key(0))
     y = mx.random.randint(0, 35, (BATCH,), key=mx.random.key(1))
 
-    def losses(prepare: Prepare) -> Numbers:
+    def different_losses(prepare: Prepare) -> Numbers:
         model = prepare(
             nn.Sequential(
                 nn.Linear(40, WIDTH), nn.GELU(), nn.Dropout(0.1), nn.Linear(WIDTH, 35)
@@ -309,9 +305,9 @@ def compiled_without_random_state() -> Pair:
             optimizer.update(model, gradients)
             return value
 
-        return [step().item() for _ in range(STEPS)]
+        return [len({step().item() for _ in range(STEPS)})]
 
-    return both(losses)
+    return both(different_losses)
 
 
 def vmap_over_an_ensemble() -> Pair:
@@ -387,36 +383,22 @@ def compiled_after_relu() -> Pair:
 
 @dataclass
 class Fault:
-    """What is done, what is measured of it, and what would be right."""
+    """What is done, what is measured of it, what would be right, and a figure's format."""
 
     use: str
     measured: str
     right: str
     compare: Callable[[], Pair]
-    shown: Callable[[list[float]], str]
+    form: str
+
+    def results(self) -> Results:
+        theirs, ours = self.compare()
+        facts = {name: getattr(self, name) for name in ("use", "measured", "right", "form")}
+        return facts | {"mlx.nn": theirs, "chandrop": ours}
 
 
-def significant(numbers: list[float]) -> str:
-    return ", ".join(f"{number:.2g}" for number in numbers)
-
-
-def hundredths(numbers: list[float]) -> str:
-    return ", ".join(f"{number:.2f}" for number in numbers)
-
-
-def how_many_different(numbers: list[float]) -> str:
-    return str(len(set(numbers)))
-
-
-def whole(numbers: list[float]) -> str:
-    return ", ".join(f"{number:.0f}" for number in numbers)
-
-
-def milliseconds(numbers: list[float]) -> str:
-    return ", ".join(f"{number:.3g} ms" for number in numbers)
-
-
-RATES_SHOWN = f"p = {significant(list(RATES))}"
+SIGNIFICANT, HUNDREDTHS, WHOLE = "{:.2g}", "{:.2f}", "{:.0f}"
+RATES_SHOWN = f"p = {', '.join(map(str, RATES))}"
 LORA = (
     "LoRA by mlx-lm with `grad_checkpoint`"
     if MLX_LM
@@ -426,21 +408,21 @@ ERROR = "relative error of a step's gradient"
 TRAINING = f"{TRAIN_STEPS} steps of mlx-lm's LoRA, p = {TRAIN_RATE}"
 TEST_LOSS = f"test loss, {TRAIN_SEEDS} seeds"
 
-CHECKPOINTED = Fault(f"{LORA}, {RATES_SHOWN}", ERROR, "0", grad_checkpoint, significant)
+CHECKPOINTED = Fault(f"{LORA}, {RATES_SHOWN}", ERROR, "0", grad_checkpoint, SIGNIFICANT)
 TRAINED = [
     Fault(
         f"{TRAINING}, with `grad_checkpoint`",
         TEST_LOSS,
         "as without `grad_checkpoint`",
         partial(training, True),
-        hundredths,
+        HUNDREDTHS,
     ),
     Fault(
         f"{TRAINING}, without `grad_checkpoint`",
         TEST_LOSS,
         "",
         partial(training, False),
-        hundredths,
+        HUNDREDTHS,
     ),
 ]
 OTHERS = [
@@ -449,103 +431,105 @@ OTHERS = [
         f"different losses in {STEPS} steps at learning rate 0",
         str(STEPS),
         compiled_without_random_state,
-        how_many_different,
+        WHOLE,
     ),
     Fault(
         f"`nn.TransformerEncoder(..., checkpoint=True)`, {RATES_SHOWN}",
         ERROR,
         "0",
         transformer_encoder,
-        significant,
+        SIGNIFICANT,
     ),
     Fault(
         f"`mx.vmap` over {MEMBERS} members",
         "different masks",
         str(MEMBERS),
         vmap_over_an_ensemble,
-        whole,
+        WHOLE,
     ),
     Fault(
         f"a batch of {EXAMPLES} cut in two",
         "examples that keep the mask of the whole batch",
         str(EXAMPLES),
         batch_cut_in_two,
-        whole,
+        WHOLE,
     ),
     Fault(
         f"two ranks seeded alike, {EXAMPLES} examples each",
         "examples with the mask of the other rank",
         "0",
         ranks_seeded_alike,
-        whole,
+        WHOLE,
     ),
     Fault(
         "`mx.compile` of relu and `Dropout2d` on the CPU, 32x32x32x64",
         "time of a call",
         "",
         compiled_after_relu,
-        milliseconds,
+        "{:.3g} ms",
     ),
 ]
 
 
-def cell(fault: Fault, numbers: Numbers) -> str:
-    if isinstance(numbers, str):
-        return f"an error ({numbers.partition(':')[0]})"
-    return fault.shown(numbers)
+def cell(fault: Results, by: str) -> str:
+    figures = fault[by]
+    if isinstance(figures, str):
+        return f"an error ({figures.partition(':')[0]})"
+    return ", ".join(fault["form"].format(figure) for figure in figures)
 
 
-def table(faults: list[Fault], results: list[Pair], with_right: bool) -> str:
-    rows = []
-    for fault, (theirs, ours) in zip(faults, results, strict=True):
-        right = [fault.right] * with_right
-        cells = [cell(fault, theirs), cell(fault, ours)]
-        rows.append([fault.use, fault.measured, *right, *cells])
-    headers = ["use", "measured", *["right"] * with_right, "`mlx.nn`", "chandrop"]
-    return tabulate(rows, headers, tablefmt="pipe", disable_numparse=True)
-
-
-def write(path: pathlib.Path, faults: list[Fault], results: list[Pair]) -> None:
-    """Writes the JSON and the tables."""
-    where = machine(["chandrop", "mlx", *["mlx-lm"] * MLX_LM])
+def faults_table(results: Results, with_right: bool) -> str:
     rows = [
-        {"use": fault.use, "measured": fault.measured, "mlx.nn": theirs, "chandrop": ours}
-        for fault, (theirs, ours) in zip(faults, results, strict=True)
+        [
+            fault["use"],
+            fault["measured"],
+            *[fault["right"]] * with_right,
+            cell(fault, "mlx.nn"),
+            cell(fault, "chandrop"),
+        ]
+        for fault in results["faults"]
     ]
-    parts = [
-        "# What dropout gets wrong in MLX without a word",
-        heading(where),
-        "`python benchmarks/silent_faults.py` wrote this page. chandrop's figures are "
-        "those of the same model after `convert(model)`; where a batch is cut or spread "
-        "over ranks, its layers are given a key for each example. A gradient is held "
-        "against that of the same masks without checkpointing, ||g - g'|| / ||g'||; the "
-        "losses are the same. All models are small and have random weights."
-        + " The test losses are those of a language of which every token has one likely "
-        "successor." * any(fault in TRAINED for fault in faults),
-        table(faults, results, with_right=True),
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"machine": where, "faults": rows}
-    path.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    short = table(faults, results, with_right=False)
-    path.with_suffix(".short.md").write_text(f"{short}\n\n{heading(where)}\n")
-    print(short)
+    headers = ["use", "measured", *["right"] * with_right, "`mlx.nn`", "chandrop"]
+    return table(rows, headers)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = pathlib.Path("benchmarks/results/silent_faults")
-    parser.add_argument("--output", default=default, type=pathlib.Path)
-    parser.add_argument("--train", action="store_true", help="add the training runs")
-    arguments = parser.parse_args()
+def measure(arguments: argparse.Namespace) -> Results:
     if arguments.train and not MLX_LM:
         print("mlx-lm is not installed, and so nothing is trained: pip install mlx-lm")
     # The faults are the same on any device, but for the last, which is the CPU's.
     mx.set_default_device(mx.cpu)
     faults = [CHECKPOINTED, *TRAINED * (arguments.train and MLX_LM), *OTHERS]
-    results = [fault.compare() for fault in tqdm(faults, desc="measuring")]
-    write(arguments.output, faults, results)
+    return {"faults": [fault.results() for fault in tqdm(faults, desc="measuring")]}
+
+
+def page(results: Results) -> list[str]:
+    return [
+        "`python benchmarks/silent_faults.py` wrote this page. chandrop's figures are "
+        "those of the same model after `convert(model)`; where a batch is cut or spread "
+        "over ranks, its layers are given a key for each example. A gradient is held "
+        "against that of the same masks without checkpointing, ||g - g'|| / ||g'||; the "
+        "losses are the same. All models are small and have random weights. The test "
+        "losses, if any, are those of a language of which every token has one likely "
+        "successor.",
+        faults_table(results, with_right=True),
+    ]
+
+
+def short(results: Results) -> list[str]:
+    return [faults_table(results, with_right=False)]
+
+
+def main() -> None:
+    parser = report.parser(__doc__, "silent_faults")
+    parser.add_argument("--train", action="store_true", help="add the training runs")
+    report.run(
+        parser.parse_args(),
+        ["chandrop", "mlx", *["mlx-lm"] * MLX_LM],
+        measure,
+        "What dropout gets wrong in MLX without a word",
+        page,
+        short=short,
+    )
 
 
 if __name__ == "__main__":

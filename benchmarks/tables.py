@@ -1,9 +1,9 @@
-"""Turns the measurements into tables of Markdown."""
+"""Draws tables of what run.py and short.py measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tabulate import tabulate
+from report import Results, table
 
 LIBRARIES = [
     "chandrop",
@@ -16,35 +16,37 @@ LIBRARIES = [
     "Haiku",
     "Keras",
 ]
+# The README's: those that most readers know.
+KNOWN = LIBRARIES[:5]
 FRAMEWORK = dict.fromkeys(LIBRARIES[:3], "MLX") | {"torch": "torch"}
 FLOORS = {name: f"floor of {FRAMEWORK.get(name, 'JAX')}" for name in LIBRARIES}
 WAYS = ["eager", "compiled", "compiled after relu", "gradient"]
 HEADLINE = [32, 32, 32, 64]
-SMALL = 20_000
 
 Row = dict[str, Any]
 
 
-class Measurements:
-    """Looks up medians in seconds by threads, shape, dtype, way and name."""
+def find(results: Results, **wanted: Any) -> list[Row]:
+    """Returns the rows that have these values."""
+    return [row for row in results["rows"] if wanted.items() <= row.items()]
 
-    def __init__(self, rows: Iterable[Row], peak_memory: dict[str, int]):
-        self.rows = list(rows)
-        self.peak_memory = peak_memory
-        self.all_cores = max(row["cores"] for row in self.rows)
 
-    def find(self, **wanted: Any) -> list[Row]:
-        return [row for row in self.rows if wanted.items() <= row.items()]
+def find_one(results: Results, **wanted: Any) -> dict[str, float]:
+    """Returns the seconds of the only row that has these values."""
+    (row,) = find(results, **wanted)
+    return row["seconds"]
 
-    def seconds(self, name: str, **wanted: Any) -> float | None:
-        (row,) = self.find(**wanted)
-        return row["seconds"].get(name)
+
+def all_cores(results: Results) -> int:
+    return max(row["cores"] for row in results["rows"])
+
+
+def by_x(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def in_milliseconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return f"{seconds * 1e3:.3g}"
+    return "-" if seconds is None else f"{seconds * 1e3:.3g}"
 
 
 def with_ratio(seconds: float | None, floor: float | None) -> str:
@@ -53,46 +55,31 @@ def with_ratio(seconds: float | None, floor: float | None) -> str:
     return f"{in_milliseconds(seconds)} ({seconds / floor:.2f})"
 
 
-def short(
-    measurements: Measurements,
+def of_headline(
+    results: Results,
     cores: int,
     libraries: Sequence[str] = LIBRARIES,
     floors: Sequence[str] = ("MLX", "torch", "JAX"),
 ) -> str:
     """One shape, float32, every way: a table for a page of the documentation."""
-    names = {name: name for name in libraries}
-    for framework in floors:
-        names[f"floor of {framework}"] = f"`x * 2` in {framework}"
+    titles = {name: name for name in libraries}
+    titles |= {f"floor of {framework}": f"`x * 2` in {framework}" for framework in floors}
     wanted = {"cores": cores, "shape": HEADLINE, "dtype": "float32"}
+    seconds = [find_one(results, **wanted, way=way) for way in WAYS]
     rows = [
-        [
-            title,
-            *(
-                in_milliseconds(measurements.seconds(name, **wanted, way=way))
-                for way in WAYS
-            ),
-        ]
-        for name, title in names.items()
+        [title, *(in_milliseconds(of_way.get(name)) for of_way in seconds)]
+        for name, title in titles.items()
     ]
-    return tabulate(rows, ["milliseconds", *WAYS], tablefmt="pipe", disable_numparse=True)
+    return table(rows, ["milliseconds", *WAYS])
 
 
-def of_readme(measurements: Measurements) -> str:
-    """The table of the README: all cores, and the libraries that most readers know."""
-    libraries = ["chandrop", "chandrop layer", "mlx.nn", "torch", "JAX"]
-    return short(measurements, measurements.all_cores, libraries, floors=["MLX"])
-
-
-def whole(measurements: Measurements, cores: int, way: str) -> str:
+def whole(results: Results, cores: int, way: str) -> str:
     """Every shape and dtype in one way: milliseconds, and the ratio to the floor."""
     rows = []
-    for found in measurements.find(cores=cores, way=way):
+    for found in find(results, cores=cores, way=way):
         seconds = found["seconds"]
-        shape = "x".join(map(str, found["shape"]))
         cells = [
             with_ratio(seconds.get(name), seconds.get(FLOORS[name])) for name in LIBRARIES
         ]
-        rows.append([shape, found["dtype"], *cells])
-    return tabulate(
-        rows, ["shape", "dtype", *LIBRARIES], tablefmt="pipe", disable_numparse=True
-    )
+        rows.append([by_x(found["shape"]), found["dtype"], *cells])
+    return table(rows, ["shape", "dtype", *LIBRARIES])

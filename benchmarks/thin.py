@@ -1,19 +1,10 @@
 """Measures thin networks, which do not compute what dropout drops, against dense ones.
 
-Run it with ``python benchmarks/thin.py [--output benchmarks/results/NAME]``.
-
-Whatever is compared takes turns in one process, and has its outputs evaluated. Writes
-NAME.json with the medians, NAME.md with every table and NAME.short.md with that of the
-docs.
+Run it with ``python benchmarks/thin.py [--output benchmarks/results/NAME]``. Whatever is
+compared takes turns in one process, and has its outputs evaluated.
 """
 
 import argparse
-import gc
-import json
-import pathlib
-import random
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,12 +12,13 @@ from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers
+import report
 import torch
-from models import peak_megabytes
-from run import heading, machine
-from tabulate import tabulate
+from measure import Call, medians, peak_megabytes
+from mlx.optimizers import SGD
+from report import Results, table, verdict
 from tqdm import tqdm
+from training import training_step
 
 from chandrop.nn import (
     Dropout2d,
@@ -60,7 +52,6 @@ DEPTH = "stochastic depth"
 TORCH = "torch's step"
 
 Layer = Callable[[mx.array], mx.array]
-Call = Callable[[], object]
 
 
 @dataclass
@@ -75,7 +66,7 @@ class Size:
     long_rounds: int = 5
 
     def inputs(self, channels: int, deep: bool = False) -> tuple[mx.array, mx.array]:
-        """Gives images and labels."""
+        """Returns images and labels."""
         side = self.deep_side if deep else self.side
         x = mx.random.normal((self.images, side, side, channels))
         labels = mx.random.randint(0, CLASSES, (self.images,))
@@ -138,7 +129,7 @@ def head() -> list[Layer]:
 
 
 def dropouts(p: float) -> dict[str, tuple[type[nn.Sequential], list[nn.Module]]]:
-    """Gives for each way to drop channels what holds the layers, and its dropout."""
+    """Returns for each way to drop channels what holds the layers, and its dropout."""
     return {
         THIN: (ThinSequential, [ThinDropout(p)]),
         MASKED: (nn.Sequential, [ThinDropout(p)]),
@@ -179,7 +170,7 @@ def deep_network(name: str, p: float) -> nn.Module:
 
 
 def limit(dense: Sequence[int], thin: Sequence[int], passes: Sequence[int]) -> float:
-    """Gives how many times as many multiply-adds dense convolutions have as thin ones.
+    """Returns how many times as many multiply-adds dense convolutions have.
 
     Args:
         dense: the channels before the first convolution, between them and after the last.
@@ -200,57 +191,10 @@ def kept(p: float, of: int = WIDTH) -> int:
 
 def plain_limit(p: float, training: bool) -> float:
     # A step does each convolution again for the gradient of its weights and for that of
-    # its input, but that nobody needs the images' gradient.
+    # its input, except that the images' gradient is not needed.
     passes = [2, *[3] * (CONVOLUTIONS - 1)] if training else [1] * CONVOLUTIONS
     dense, thin = [WIDTH] * CONVOLUTIONS, [kept(p)] * CONVOLUTIONS
     return limit([COLOURS, *dense], [COLOURS, *thin], passes)
-
-
-def in_turns(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Gives the median seconds of each call, over rounds in another order each.
-
-    A call takes about a second here. The blocks of `measure.medians`, which begin untimed,
-    would take twice as long for as many figures, and what tells is how many rounds there
-    are: the machine may change its speed every few seconds.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    shuffle = random.Random(0).shuffle
-    for call in calls.values():
-        call()
-    gc.collect()
-    gc.disable()
-    try:
-        for _ in range(rounds):
-            shuffle(order)
-            for name in order:
-                started = time.perf_counter()
-                calls[name]()
-                seconds[name].append(time.perf_counter() - started)
-    finally:
-        gc.enable()
-    return {name: statistics.median(taken) for name, taken in seconds.items()}
-
-
-def training_step(model: nn.Module, x: mx.array, labels: mx.array, way: str) -> Call:
-    """Gives a call of a step: the loss, its gradient and an update by plain SGD."""
-    optimizer = mlx.optimizers.SGD(LEARNING_RATE)
-    optimizer.init(model.trainable_parameters())
-    # mlx.nn's layers draw from the global stream, chandrop's keys are in model.state.
-    state = [model.state, optimizer.state, mx.random.state]
-    mx.eval(state)
-
-    def loss(model: nn.Module, x: mx.array, labels: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(model(x), labels, reduction="mean")
-
-    def step(x: mx.array, labels: mx.array) -> mx.array:
-        value, gradients = nn.value_and_grad(model, loss)(model, x, labels)
-        optimizer.update(model, gradients)
-        return value
-
-    if way == "compiled":
-        step = mx.compile(step, inputs=state, outputs=state)
-    return lambda: mx.eval(step(x, labels), state)
 
 
 def compare_steps(
@@ -264,8 +208,13 @@ def compare_steps(
 ) -> Iterator[Comparison]:
     """Compares the training steps of networks, the first of which is thin."""
     for way in WAYS:
-        calls = {name: training_step(make(name, p), *inputs, way) for name in names}
-        seconds = in_turns(calls, rounds)
+        calls = {
+            name: partial(
+                training_step(make(name, p), SGD(LEARNING_RATE), way == "compiled"), *inputs
+            )
+            for name in names
+        }
+        seconds = medians(calls, rounds, long=True)
         megabytes = {name: peak_megabytes(call) for name, call in calls.items()}
         yield Comparison(of, way, p, limit, seconds, megabytes)
 
@@ -307,7 +256,7 @@ def samples(size: Size) -> Iterator[Comparison]:
                 f"{THIN}, predict": partial(predict, thin, keys, x),
                 f"{THIN}, predict, chunk=1": partial(predict, thin, keys, x, chunk=1),
             }
-        seconds = in_turns(calls, size.long_rounds)
+        seconds = medians(calls, size.long_rounds, long=True)
         megabytes = {name: peak_megabytes(call) for name, call in calls.items()}
         most = plain_limit(p, training=False)
         yield Comparison(SAMPLES, "eager", p, most, seconds, megabytes)
@@ -337,7 +286,7 @@ def in_torch(size: Size) -> Iterator[Comparison]:
         "torch.nn.Dropout2d": torch_step(x, labels, lambda: [torch.nn.Dropout2d(P)]),
         NONE: torch_step(x, labels, list),
     }
-    seconds = in_turns(calls, 5 * size.rounds)
+    seconds = medians(calls, 5 * size.rounds, long=True)
     yield Comparison(TORCH, "eager", P, None, seconds)
 
 
@@ -378,8 +327,6 @@ AGAINST = {
     DEPTH: DENSE_DEPTH,
 }
 
-table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
-
 
 def targets(comparisons: Sequence[Comparison]) -> str:
     """The table of what is promised, each at its worst."""
@@ -388,9 +335,9 @@ def targets(comparisons: Sequence[Comparison]) -> str:
         compared = [item for item in comparisons if (item.of, item.p) == (of, p)]
         worst = min(compared, key=lambda item: item.faster(other))
         faster = worst.faster(other)
-        verdict = "met" if faster >= at_least else "missed"
         cells = [f"{figure:.2f}" for figure in (at_least, faster, worst.limit)]
-        rows.append([of, str(p), other, *cells, worst.way, verdict])
+        met = verdict(faster >= at_least)
+        rows.append([of, str(p), other, *cells, worst.way, met])
     headers = ["of", "p", "times faster than", "at least", "worst", "limit", "at", ""]
     return table(rows, headers)
 
@@ -459,9 +406,8 @@ SECTIONS = {
 }
 
 
-def write(path: pathlib.Path, size: Size, comparisons: list[Comparison]) -> None:
-    """Writes the JSON and the tables."""
-    where = machine(["chandrop", "mlx", "torch"])
+def page(results: Results) -> list[str]:
+    size, items = Size(**results["size"]), compared(results)
     facts = asdict(size) | {
         "convolutions": CONVOLUTIONS,
         "colours": COLOURS,
@@ -469,33 +415,37 @@ def write(path: pathlib.Path, size: Size, comparisons: list[Comparison]) -> None
         "blocks": BLOCKS,
         "kept": kept(DEPTH_P, size.images),
     }
-    parts = ["# Thin networks, measured", heading(where), EXPLANATION]
-    parts += ["## Targets", targets(comparisons)]
+    parts = [EXPLANATION, "## Targets", targets(items)]
     for of, text in SECTIONS.items():
         title = f"## {of[0].upper()}{of[1:]}"
-        chosen = [item for item in comparisons if item.of == of]
+        chosen = [item for item in items if item.of == of]
         parts += [title, text.format(**facts), whole(chosen)]
-    results = {"machine": where, "comparisons": [asdict(item) for item in comparisons]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    path.with_suffix(".short.md").write_text(f"{short(comparisons)}\n\n{heading(where)}\n")
-    print(targets(comparisons))
+    return parts
+
+
+def measure(arguments: argparse.Namespace) -> Results:
+    size = QUICK if arguments.quick else Size()
+    mx.random.seed(0)
+    progress = tqdm(MEASUREMENTS, desc="measuring")
+    items = [item for measurement in progress for item in measurement(size)]
+    return {"size": asdict(size), "comparisons": items}
+
+
+def compared(results: Results) -> list[Comparison]:
+    return [Comparison(**item) for item in results["comparisons"]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="benchmarks/results/thin", type=pathlib.Path)
+    parser = report.parser(__doc__, "thin")
     parser.add_argument("--quick", action="store_true", help="small images, few rounds")
-    arguments = parser.parse_args()
-    size = QUICK if arguments.quick else Size()
-    mx.random.seed(0)
-    comparisons = [
-        comparison
-        for measurement in tqdm(MEASUREMENTS, desc="measuring")
-        for comparison in measurement(size)
-    ]
-    write(arguments.output, size, comparisons)
+    report.run(
+        parser.parse_args(),
+        ["chandrop", "mlx", "torch"],
+        measure,
+        "Thin networks, measured",
+        page,
+        short=lambda results: [short(compared(results))],
+    )
 
 
 if __name__ == "__main__":

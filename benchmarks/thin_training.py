@@ -1,34 +1,31 @@
 """Measures whether networks still train well with masks that thin them.
 
-Run it with ``python benchmarks/thin_training.py [--output benchmarks/results/NAME]``.
-
-Two networks learn two tasks (see ``image_tasks.py``) without dropout, with masks for each
-example, and with thin masks, which the batch shares. Time is steps times the median time of
-a step, which is measured apart: all methods take turns in one process. Writes NAME.json
-after every run, from which ``--resume`` goes on; NAME.md with every table, NAME.short.md
-with that of the docs, and the plot.
+Run it with ``python benchmarks/thin_training.py [--output benchmarks/results/NAME]``. Two
+networks learn two tasks (see ``image_tasks.py``) without dropout, with masks for each
+example, and with thin masks, which the batch shares. Time is the number of steps times the
+median time of a step, which is measured apart: all methods take turns in one process. The
+JSON is written after every run, and ``--resume`` goes on from there. It also draws a plot.
 """
 
 import argparse
 import itertools
-import json
-import pathlib
 from collections.abc import Callable, Iterator
-from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
 import pandas as pd
+import report
 import seaborn as sns
 from image_tasks import CLASSES, IMAGE_TASKS, ImageTask
-from measure import medians
-from run import heading, machine
-from tabulate import tabulate
+from measure import Call, medians
+from mlx.optimizers import Adam
+from report import Results, table
 from tqdm import tqdm
+from training import training_step
 
 from chandrop.nn import Dropout2d, ThinDropout, ThinSequential
 from chandrop.uncertainty import (
@@ -45,6 +42,7 @@ LEVELS = (0.97, 0.99)
 SCORED = 100  # Images at a time.
 LOWEST_DRAWN = 85
 
+PACKAGES = ["chandrop", "mlx"]
 CASE = ["task", "network", "method"]
 # The measures, and how many digits of them to write.
 MEASURES = {
@@ -52,8 +50,6 @@ MEASURES = {
     "negative log-likelihood": 3,
     "expected calibration error": 1,
 }
-
-Step = Callable[[mx.array, mx.array], mx.array]
 
 
 class Method(NamedTuple):
@@ -151,34 +147,8 @@ class Residual(nn.Module):
 NETWORKS = {"plain": Plain, "residual": Residual}
 
 
-def training_step(network: nn.Module) -> Step:
-    """Compiles a step, which carries the dropout keys as state, and evaluates it."""
-    optimizer = optim.Adam(LEARNING_RATE)
-    optimizer.init(network.trainable_parameters())
-    state = [network.state, optimizer.state]
-
-    def loss(network: nn.Module, x: mx.array, y: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(network(x), y, reduction="mean")
-
-    loss_and_gradients = nn.value_and_grad(network, loss)
-
-    @partial(mx.compile, inputs=state, outputs=state)
-    def step(x: mx.array, y: mx.array) -> mx.array:
-        value, gradients = loss_and_gradients(network, x, y)
-        optimizer.update(network, gradients)
-        return value
-
-    def evaluated_step(x: mx.array, y: mx.array) -> mx.array:
-        value = step(x, y)
-        mx.eval(value, state)
-        return value
-
-    network.train()
-    return evaluated_step
-
-
 def batches(task: ImageTask, steps: int, seed: int) -> Iterator[tuple[mx.array, mx.array]]:
-    """Gives batches, of which each image is in one, in another order in every epoch."""
+    """Yields batches, with each image in one of them, in another order in every epoch."""
     generator = np.random.default_rng(seed)
     count = len(task.labels) // BATCH
     for step in range(steps):
@@ -211,7 +181,7 @@ def learn(
     scored = getattr(task, f"{on}_images"), getattr(task, f"{on}_labels")
     mx.random.seed(seed)
     network = NETWORKS[network_name](method, size=task.images.shape[1])
-    step = training_step(network)
+    step = training_step(network, Adam(LEARNING_RATE))
     steps = round(steps * method.longer)
     scores = [{"steps": 0} | score(network, *scored)]
     for done, batch in enumerate(batches(task, steps, seed), start=1):
@@ -225,12 +195,13 @@ def learn(
 def step_milliseconds(
     task_name: str, network_name: str, count: int
 ) -> Iterator[dict[str, Any]]:
-    """Gives the median milliseconds of every method's step."""
+    """Yields the median milliseconds of every method's step."""
     task = IMAGE_TASKS[task_name]()
     some = itertools.cycle(list(batches(task, len(task.labels) // BATCH, seed=0)))
 
-    def call(method: Method) -> Callable[[], object]:
-        step = training_step(NETWORKS[network_name](method, size=task.images.shape[1]))
+    def call(method: Method) -> Call:
+        network = NETWORKS[network_name](method, size=task.images.shape[1])
+        step = training_step(network, Adam(LEARNING_RATE))
         return lambda: step(*next(some))
 
     calls = {name: call(method) for name, method in METHODS.items()}
@@ -242,12 +213,13 @@ def step_milliseconds(
 class Study:
     """The runs and times of steps so far, in a file."""
 
-    def __init__(self, path: pathlib.Path, resume: bool):
-        self.path = path.with_suffix(".json")
-        self.results: dict[str, Any] = {"machine": machine(["chandrop", "mlx"])}
-        self.results |= {"steps": [], "runs": []}
-        if resume and self.path.exists():
-            self.results = json.loads(self.path.read_text())
+    def __init__(self, path: Path, resume: bool):
+        self.path = path
+        if resume and path.with_suffix(".json").exists():
+            # The figures are as old as the oldest of them: an unknown commit stays so.
+            self.results = {"commit": None, "dirty": None} | report.load(path)
+        else:
+            self.results = report.origin(PACKAGES) | {"steps": [], "runs": []}
 
     def has(self, kind: str, *names: str | int) -> bool:
         """Whether it has an entry that begins with these."""
@@ -257,38 +229,40 @@ class Study:
 
     def add(self, kind: str, *entries: dict[str, Any]) -> None:
         self.results[kind] += entries
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.results, indent=1) + "\n")
-
-    def scores(self) -> pd.DataFrame:
-        """Gives a row for each score, with the seconds of training until it."""
-        runs = pd.DataFrame(self.results["runs"]).explode(["steps", *MEASURES])
-        runs = runs.merge(pd.DataFrame(self.results["steps"]), on=CASE)
-        runs["seconds"] = runs["steps"] * runs["milliseconds"] / 1e3
-        return runs.astype(dict.fromkeys(["steps", "seconds", *MEASURES], float))
+        report.store(self.path, self.results)
 
 
-def measure(study: Study, seeds: int, steps: int, blocks: int, on: str) -> None:
-    """Does all that the study does not have: a seed of all, and then another."""
+def measure(arguments: argparse.Namespace) -> Results:
+    """Measures all that the study does not have: a seed of all cases, and then another."""
+    study = Study(arguments.output, arguments.resume)
     settings = list(itertools.product(IMAGE_TASKS, NETWORKS))
     for setting in tqdm(settings, desc="steps"):
         if not study.has("steps", *setting):
-            study.add("steps", *step_milliseconds(*setting, blocks))
-    cases = list(itertools.product(range(seeds), IMAGE_TASKS, NETWORKS, METHODS))
+            study.add("steps", *step_milliseconds(*setting, arguments.blocks))
+    cases = list(itertools.product(range(arguments.seeds), IMAGE_TASKS, NETWORKS, METHODS))
     for seed, *case in tqdm(cases, desc="runs"):
         if not study.has("runs", *case, seed):
-            study.add("runs", learn(*case, seed, steps, on))
+            study.add("runs", learn(*case, seed, arguments.steps, arguments.on))
+    return study.results
+
+
+def scores_of(results: Results) -> pd.DataFrame:
+    """Returns a row for each score, with the seconds of training until it."""
+    runs = pd.DataFrame(results["runs"]).explode(["steps", *MEASURES])
+    runs = runs.merge(pd.DataFrame(results["steps"]), on=CASE)
+    runs["seconds"] = runs["steps"] * runs["milliseconds"] / 1e3
+    return runs.astype(dict.fromkeys(["steps", "seconds", *MEASURES], float))
 
 
 def at(run: pd.DataFrame, column: str, value: float) -> pd.Series:
-    """Gives a run's scores where a column has a value, between two by a straight line."""
+    """Returns a run's scores where a column has a value, on a line between two of them."""
     columns = ["steps", "seconds", *MEASURES]
     values = [np.interp(value, run[column], run[name]) for name in columns]
     return pd.Series(values, columns)
 
 
 def reached(run: pd.DataFrame, level: float) -> pd.Series:
-    """Gives the steps and seconds after which a run first has an accuracy, or nan."""
+    """Returns the steps and seconds after which a run first has an accuracy, or nan."""
     above = run["accuracy"] >= level
     if not above.any():
         return pd.Series({"steps": np.nan, "seconds": np.nan})
@@ -408,29 +382,30 @@ EXPLANATION = (
     "as the accuracy."
 )
 
-table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
+
+def comparisons(results: Results) -> dict[tuple[str, str], Comparison]:
+    settings = scores_of(results).groupby(["task", "network"], sort=False)
+    return {setting: compare(scores) for setting, scores in settings}
 
 
-def write(study: Study, path: pathlib.Path) -> None:
-    """Writes the tables."""
-    where = heading(study.results["machine"])
-    parts, rows = ["# Thin training, measured", where, EXPLANATION], []
-    for setting, scores in study.scores().groupby(["task", "network"], sort=False):
-        comparison = compare(scores)
+def page(results: Results) -> list[str]:
+    parts = [EXPLANATION]
+    for setting, comparison in comparisons(results).items():
         parts += [f"## {', '.join(setting)}", scores_table(comparison)]
         parts += [levels_table(comparison)]
-        rows += short_rows(setting, comparison)
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    return parts
+
+
+def short(results: Results) -> list[str]:
+    rows = [row for item in comparisons(results).items() for row in short_rows(*item)]
     note = (
         "Each cell: no dropout / a mask for each example / thin. The level is "
         f"{LEVELS[0]:.0%} of the final accuracy without dropout; -: a seed missed it."
     )
-    short = [table(rows, SHORT_HEADERS), note, where]
-    path.with_suffix(".short.md").write_text("\n\n".join(short) + "\n")
-    print(*short[:2], sep="\n\n")
+    return [table(rows, SHORT_HEADERS), note]
 
 
-def draw(scores: pd.DataFrame, path: pathlib.Path) -> None:
+def draw(scores: pd.DataFrame, path: Path) -> None:
     """Draws the test accuracy against time: the mean over the seeds, and the deviation."""
     sns.set_theme(style="ticks", font_scale=1.1)
     pairs = sns.color_palette("Paired")
@@ -460,10 +435,8 @@ def draw(scores: pd.DataFrame, path: pathlib.Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    output = pathlib.Path("benchmarks/results/thin_training")
-    parser.add_argument("--output", default=output, type=pathlib.Path)
-    parser.add_argument("--plot", default="docs/thin_training.png", type=pathlib.Path)
+    parser = report.parser(__doc__, "thin_training")
+    parser.add_argument("--plot", default="docs/thin_training.png", type=Path)
     parser.add_argument("--seeds", default=SEEDS, type=int)
     parser.add_argument("--steps", default=STEPS, type=int, help="at least 10")
     parser.add_argument("--blocks", default=BLOCKS, type=int)
@@ -474,10 +447,9 @@ def main() -> None:
         "--resume", action="store_true", help="keep what the output has, and do the rest"
     )
     arguments = parser.parse_args()
-    study = Study(arguments.output, arguments.resume)
-    measure(study, arguments.seeds, arguments.steps, arguments.blocks, arguments.on)
-    write(study, arguments.output)
-    draw(study.scores(), arguments.plot)
+    title = "Thin training, measured"
+    results = report.run(arguments, PACKAGES, measure, title, page, short=short)
+    draw(scores_of(results), arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,26 @@
-"""Measures sampling and summarising subnetworks, against a loop and other masks.
+"""Measures sampling and summarising subnetworks against a loop.
 
 Run it with ``python benchmarks/uncertainty.py [--output benchmarks/results/NAME]``.
-
-Whatever is timed takes turns in one process, and has its outputs evaluated. Writes
-NAME.json with the figures, NAME.md with the tables and NAME.short.md with the README's.
+Whatever is timed takes turns in one process, and has its outputs evaluated.
 """
 
-import argparse
-import json
-import pathlib
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
-from measure import medians
+import report
+from comparisons import Comparison, measured, short, whole
+from measure import medians, peak_megabytes
 from mlx.utils import tree_flatten
-from models import HEADERS, SHORT, Comparison, peak_megabytes
-from numpy.typing import NDArray
-from run import heading, machine
-from tabulate import tabulate
+from models import DigitNetwork
+from report import Results
 from tqdm import tqdm
 
 from chandrop.functional import dropout3d
 from chandrop.nn import Dropout, functional_call
-from chandrop.random import balanced_keys
 from chandrop.uncertainty import predict, sample
-
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
-from digit_network import DigitNetwork, Floats, load_split_digits
-from digits import train
 
 KEYS = 32
 CHUNK = 8
@@ -45,13 +32,6 @@ MANY_BLOCKS = 101
 FEATURES = 8
 SAMPLES = 64
 TIMED_SAMPLES = 4
-
-RATES = (0.5, 0.2, 0.1)
-MEMBERS = (4, 8, 16)
-REPETITIONS = 200
-TEST_IMAGES = 100
-EPOCHS = 15
-RESAMPLES = 2000
 
 Function = Callable[[mx.array, mx.array], Any]
 
@@ -71,7 +51,7 @@ class VGG(nn.Module):
         self.head = nn.Sequential(*layers, nn.Linear(256, 10))
 
     def trunk(self, x: mx.array) -> mx.array:
-        """Gives what no key changes."""
+        """Returns what no key changes."""
         for place, convolution in enumerate(self.convolutions):
             x = nn.relu(convolution(x))
             if place % 2:
@@ -79,12 +59,12 @@ class VGG(nn.Module):
         return nn.relu(self.linear(x.flatten(1)))
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Gives logits ``(B, 10)`` for images ``(B, 32, 32, 3)``."""
+        """Returns logits ``(B, 10)`` for images ``(B, 32, 32, 3)``."""
         return self.head(self.trunk(x))
 
 
 def subnetwork(network: nn.Module, dropout: Any = True) -> Function:
-    """Gives a function of a key, which chooses one subnetwork for the batch."""
+    """Returns a function of a key, which chooses one subnetwork for the batch."""
     return lambda key, x: functional_call(network, {}, x, key=key[None], dropout=dropout)
 
 
@@ -241,214 +221,37 @@ def summary(
         yield Comparison(*names, (figures[0], figures[1]))
 
 
-@dataclass
-class Masks:
-    """How the mean of a few members' probabilities varies, and how far off it is.
-
-    The variance is a sum over images and classes. The gain is that of as many independent
-    members over it, with its 95 % interval. The bias is the squared distance to the mean of
-    many independent members, in units of the variance of as few.
-    """
-
-    p: float
-    members: int
-    masks: str
-    variance: float
-    gain: float
-    interval: tuple[float, float]
-    bias: float
-
-    def row(self) -> list[str]:
-        low, high = self.interval
-        gain = f"{self.gain:.2f} ({low:.2f} to {high:.2f})"
-        numbers = [str(self.p), str(self.members), self.masks, f"{self.variance:.3f}"]
-        return [*numbers, gain, f"{self.bias:.3f}"]
+def page(results: Results) -> list[str]:
+    return [
+        "`python benchmarks/uncertainty.py` wrote this page. Times are medians, of calls "
+        "that took turns in one run. The loop evaluates one key at a time; a cached trunk "
+        "is computed once, and the loop is over the head alone. The peak of `predict` is "
+        "what it holds at most, and a chunk's is what the outputs of one chunk of keys "
+        "need by themselves.",
+        whole(results),
+    ]
 
 
-MASKS_HEADERS = ["p", "members", "masks", "variance", "gain", "squared bias"]
+def docs(results: Results) -> list[str]:
+    return [short(results, is_shown)]
 
 
-def ensembles() -> Iterator[Masks]:
-    """Balanced keys and fixed-overlap masks against independent keys, at equal passes."""
-    images, test_images, labels, _ = load_split_digits()
-    x = mx.array(test_images[:TEST_IMAGES])
-    seeds = mx.random.split(mx.random.key(1), REPETITIONS)
-    for p in RATES:
-        mx.random.seed(0)
-        network = DigitNetwork(p)
-        train(network, images, labels, EPOCHS)
-        network.eval()
-        keys = mx.random.split(mx.random.key(0), REPETITIONS * max(MEMBERS))
-        independent = with_keys(network, keys, x)
-        for members in tqdm(MEMBERS, desc=f"p = {p}", leave=False):
-            keys = mx.concatenate([balanced_keys(seed, members) for seed in seeds])
-            answers = with_keys(network, keys, x)
-            yield compare(p, members, "balanced keys", answers, independent)
-            masks = fixed_overlap_of_layers(network, members, p)
-            answers = with_masks(network, masks, x)
-            yield compare(p, members, "fixed overlap", answers, independent)
-
-
-def with_keys(network: DigitNetwork, keys: mx.array, x: mx.array) -> Floats:
-    """Gives the probabilities ``(members, numbers)`` of each key's subnetwork."""
-    logits = sample(network, keys, x, chunk=KEYS)
-    return np.array(mx.softmax(logits, axis=-1).flatten(1))
-
-
-def with_masks(network: DigitNetwork, masks: list[mx.array], x: mx.array) -> Floats:
-    """Gives the same for masks ``(members, channels)`` of each layer."""
-    masked = DigitNetwork()
-    masked.update(network.parameters())
-
-    def member(masks: list[mx.array]) -> mx.array:
-        masked.dropouts = [partial(mx.multiply, mask) for mask in masks]
-        return mx.softmax(masked(x), axis=-1).flatten()
-
-    answers = []
-    for start in range(0, len(masks[0]), KEYS):
-        chosen = [mask[start : start + KEYS] for mask in masks]
-        answers.append(np.array(mx.vmap(member)(chosen)))
-    return np.concatenate(answers)
-
-
-def fixed_overlap_of_layers(
-    network: DigitNetwork, members: int, p: float
-) -> list[mx.array]:
-    """Gives each layer's masks, a set for each repetition, one after another."""
-    generator = np.random.default_rng(0)
-    layers = []
-    for convolution in network.convolutions:
-        channels = len(convolution.bias)
-        sets = [fixed_overlap(channels, members, p, generator) for _ in range(REPETITIONS)]
-        layers.append(mx.array(np.concatenate(sets)))
-    return layers
-
-
-def fixed_overlap(
-    channels: int, members: int, p: float, generator: np.random.Generator
-) -> NDArray[np.float32]:
-    """Draws scaled masks ``(members, channels)``, each with as many ones.
-
-    These are at random among some more places than there are channels. The places where no
-    mask has one are left out.
-
-    Source: Durasov, Bagautdinov, Baque and Fua, "Masksembles for uncertainty estimation",
-    CVPR 2021.
-    """
-    ones = round(channels * (1 - p))
-
-    def off_by(places: int) -> float:
-        return abs(places * (1 - (1 - ones / places) ** members) - channels)
-
-    places = min(range(channels, 3 * channels), key=off_by)
-    while True:
-        masks = generator.random((members, places)).argsort().argsort() < ones
-        masks = masks[:, masks.any(axis=0)]
-        if masks.shape[1] == channels:
-            return masks.astype(np.float32) * (channels / ones)
-
-
-def compare(
-    p: float, members: int, masks: str, answers: Floats, independent: Floats
-) -> Masks:
-    """Compares each repetition's mean over its members with that of independent members.
-
-    Theirs varies as one of them does, divided by their number.
-    """
-    generator = np.random.default_rng(0)
-    means = answers.reshape(REPETITIONS, members, -1).mean(1)
-    ours = variance_and_resamples(means, generator)
-    theirs = variance_and_resamples(independent, generator) / members
-    low, high = np.quantile(theirs[1:] / ours[1:], (0.025, 0.975))
-    # Both means are estimates, whose squared distance grows by their variances.
-    noise = ours[0] / REPETITIONS + theirs[0] * members / len(independent)
-    distance = np.square(means.mean(0) - independent.mean(0)).sum() - noise
-    numbers = map(float, (ours[0], theirs[0] / ours[0], distance / theirs[0]))
-    variance, gain, bias = numbers
-    return Masks(p, members, masks, variance, gain, (float(low), float(high)), bias)
-
-
-def variance_and_resamples(samples: Floats, generator: np.random.Generator) -> Floats:
-    """Gives the variance, a sum over all columns, then those of bootstrap resamples."""
-    n = len(samples)
-    centred = samples - samples.mean(0)
-    resamples = generator.multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    counts = np.concatenate([np.ones((1, n)), resamples])
-    squares = counts @ np.square(centred).sum(1)
-    return (squares - np.square(counts @ centred).sum(1) / n) / (n - 1)
-
-
-EXPLANATION = (
-    "`python benchmarks/uncertainty.py` wrote this page. Times are medians, of calls that "
-    "took turns in one run. The loop evaluates one key at a time; a cached trunk is "
-    "computed once, and the loop is over the head alone. The peak of `predict` is what it "
-    "holds at most, and a chunk's is what the outputs of one chunk of keys need by "
-    "themselves."
-)
-MASKS_EXPLANATION = (
-    f"The mean of a few members' probabilities of {TEST_IMAGES} digits: its variance over "
-    f"{REPETITIONS} repetitions, summed over digits and classes; the gain, which is the "
-    "variance with independent keys over it, with its 95 % interval; and the squared bias, "
-    "in units of the variance with independent keys. Its estimate has noise, and may be "
-    "below 0. The masks of fixed overlap are those of Masksembles, scaled, in the network "
-    "that was trained with dropout."
-)
-
-
-def write(path: pathlib.Path, comparisons: list[Comparison], masks: list[Masks]) -> None:
-    """Writes the JSON and the tables."""
-    where = machine(["chandrop", "mlx"])
-    results = {
-        "machine": where,
-        "comparisons": [asdict(item) for item in comparisons],
-        "masks": [asdict(item) for item in masks],
-    }
-    table = partial(tabulate, tablefmt="pipe", disable_numparse=True)
-    rows = [comparison.row() for comparison in comparisons]
-    whole = table(rows, HEADERS)
-    gains = table([item.row() for item in masks], MASKS_HEADERS)
-    short = table(
-        [[row[i] for i in SHORT] for row in rows if is_short(row[0])],
-        [HEADERS[i] for i in SHORT],
-    )
-    pairs = zip(masks[::2], masks[1::2], strict=True)
-    short_gains = table(
-        [
-            [*balanced.row()[:2], balanced.row()[4], fixed.row()[4]]
-            for balanced, fixed in pairs
-        ],
-        ["p", "members", "balanced keys", "fixed overlap (Masksembles)"],
-    )
-    parts = ["# Uncertainty, measured", heading(where), EXPLANATION, whole]
-    parts += ["## Ensembles of a few members", MASKS_EXPLANATION, gains]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    path.with_suffix(".short.md").write_text(
-        "\n\n".join([short, short_gains, heading(where)]) + "\n"
-    )
-    print(whole, gains, sep="\n\n")
-
-
-def is_short(where: str) -> bool:
-    """Whether a row is in the short table: of volumes, two classes stand for the others."""
-    return "compiled" not in where and (
-        "voxels" not in where or "2 classes, chunk=1" in where
+def is_shown(item: Comparison) -> bool:
+    """Whether the docs show it: of volumes, two classes stand for the others."""
+    return "compiled" not in item.where and (
+        "voxels" not in item.where or "2 classes, chunk=1" in item.where
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--output", default="benchmarks/results/uncertainty", type=pathlib.Path
+    report.run(
+        report.parser(__doc__, "uncertainty").parse_args(),
+        ["chandrop", "mlx"],
+        lambda _: measured([digits, long_trunk, summaries]),
+        "Uncertainty, measured",
+        page,
+        short=docs,
     )
-    arguments = parser.parse_args()
-    comparisons = [
-        comparison
-        for measurement in tqdm([digits, long_trunk, summaries], desc="measuring")
-        for comparison in measurement()
-    ]
-    write(arguments.output, comparisons, list(ensembles()))
 
 
 if __name__ == "__main__":

@@ -1,41 +1,38 @@
 """Measures what the wrappers of mx.vmap, mx.checkpoint and mx.compile cost.
 
 Run it with ``python benchmarks/wrappers.py [--against CHECKOUT] [--output FOLDER/NAME]``.
-
 The wrappers are compared with MLX's own functions, and with ``--against`` the layers with
 those of another checkout of chandrop, such as the commit before. Whatever is compared takes
-turns in one process, in random order, and has its outputs evaluated, but where a graph is
-built. Writes NAME.json with the medians and NAME.md with the table.
+turns in one process, in random order. All outputs are evaluated, except where the time of
+building a graph is measured.
 """
 
 import argparse
 import importlib
-import json
-import pathlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers
-from measure import medians
-from models import HEADERS, Comparison, peak_megabytes
-from run import heading, machine
-from tabulate import tabulate
-from tqdm import tqdm
+import report
+from comparisons import Comparison, measured, whole
+from measure import Call, medians, peak_megabytes
+from report import Results
+from staleness import git
 
 import chandrop.nn
-from chandrop import _mlx
 from chandrop.nn import checkpoint, convert, wrap_transforms
-from chandrop.nn._snapshot import Snapshot
 
 BLOCKS = 101
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-Calls = dict[str, Callable[[], object]]
+Calls = dict[str, Call]
+
+wrap_transforms(False)
+MLX_COMPILE, MLX_CHECKPOINT, MLX_VMAP = mx.compile, mx.checkpoint, mx.vmap
+wrap_transforms()
 
 
 def compared(
@@ -47,7 +44,7 @@ def compared(
     return Comparison(where, this, against, figures, unit, most_ratio=most)
 
 
-def evaluated(function: Callable[..., Any], *args: Any) -> Callable[[], object]:
+def evaluated(function: Callable[..., Any], *args: Any) -> Call:
     return lambda: mx.eval(function(*args))
 
 
@@ -70,11 +67,11 @@ def of_a_compiled_step() -> Iterator[Comparison]:
         optimizer.update(model, gradients)
         return value
 
-    def of(compile_: Callable[..., Any]) -> Callable[[], object]:
+    def of(compile_: Callable[..., Any]) -> Call:
         compiled = compile_(step, inputs=state, outputs=state)
         return lambda: mx.eval(compiled(x), state)
 
-    calls = {"mx.compile, wrapped": of(mx.compile), "MLX's own": of(_mlx.compile)}
+    calls = {"mx.compile, wrapped": of(mx.compile), "MLX's own": of(MLX_COMPILE)}
     yield compared("a compiled step", calls, most=1.05)
 
 
@@ -82,7 +79,7 @@ def of_a_checkpoint() -> Iterator[Comparison]:
     model, x = two_linear(64), mx.random.normal((32, 64))
     parameters = model.parameters()
 
-    def of(checkpoint_: Callable[..., Any]) -> Callable[[], object]:
+    def of(checkpoint_: Callable[..., Any]) -> Call:
         def block(parameters: Any, x: mx.array) -> mx.array:
             model.update(parameters)
             return model(x)
@@ -92,7 +89,7 @@ def of_a_checkpoint() -> Iterator[Comparison]:
 
     calls = {
         "mx.checkpoint, wrapped": of(mx.checkpoint),
-        "MLX's own": of(_mlx.checkpoint),
+        "MLX's own": of(MLX_CHECKPOINT),
     }
     yield compared("two linear layers and their gradient", calls, most=1.05)
 
@@ -101,7 +98,7 @@ def of_a_vmap() -> Iterator[Comparison]:
     model, xs = two_linear(64), mx.random.normal((4, 32, 64))
     calls = {
         "mx.vmap, wrapped": evaluated(lambda: mx.vmap(model)(xs)),
-        "MLX's own": evaluated(lambda: _mlx.vmap(model)(xs)),
+        "MLX's own": evaluated(lambda: MLX_VMAP(model)(xs)),
     }
     yield compared("two linear layers, 4 members", calls)
 
@@ -116,21 +113,23 @@ def of_building_a_graph() -> Iterator[Comparison]:
     mx.eval(model.state)
     x = mx.random.normal((2, 16, 64))
 
-    def of(wrap: Callable[..., Any], wrapped: bool = True) -> Callable[[], object]:
+    def of(wrap: Callable[..., Any], wrapped: bool = True) -> Call:
         def loss(model: nn.Module, x: mx.array) -> mx.array:
             for block in model.blocks:
                 x = wrap(block)(x, None)
             return (x**2).mean()
 
         function = nn.value_and_grad(model, loss)
-        held = Snapshot(model)
+        layers = [m for m in model.modules() if isinstance(m, chandrop.nn.Dropout)]
+        held = [(layer, dict(layer)) for layer in layers]
 
         def build() -> None:
             wrap_transforms(wrapped)
             function(model, x)
             wrap_transforms()
-            # Cheaper than to evaluate the keys, and 2 % of the time at most.
-            held.restore()
+            # Otherwise the keys would wait for those of all calls before.
+            for layer, contents in held:
+                dict.update(layer, contents)
 
         return build
 
@@ -143,8 +142,8 @@ def of_building_a_graph() -> Iterator[Comparison]:
     yield compared(what, {"chandrop.nn.checkpoint": ours, name: theirs})
 
 
-def layers_of(checkout: pathlib.Path) -> ModuleType:
-    """Gives ``chandrop.nn`` of another checkout, beside this one's."""
+def layers_of(checkout: Path) -> ModuleType:
+    """Returns ``chandrop.nn`` of another checkout, beside this one's."""
     own = {name: module for name, module in sys.modules.items() if "chandrop" in name}
     for name in own:
         del sys.modules[name]
@@ -195,47 +194,32 @@ WAYS: dict[str, Callable[[Any], Callable[[mx.array], mx.array]]] = {
 }
 
 
-def commit_of(checkout: pathlib.Path) -> str:
-    git = ["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+def measure(arguments: argparse.Namespace) -> Results:
+    measurements = [of_a_compiled_step, of_a_checkpoint, of_a_vmap, of_building_a_graph]
+    if not arguments.against:
+        return measured(measurements)
+    other = layers_of(arguments.against)
+    against = git("rev-parse", "HEAD", checkout=arguments.against)
+    return {"against": against} | measured([*measurements, lambda: of_layers(other)])
+
+
+def page(results: Results) -> list[str]:
+    parts = [
+        "`python benchmarks/wrappers.py` wrote this page: medians of calls that took turns "
+        "in one run.",
+        whole(results),
+    ]
+    if "against" in results:
+        parts[0] += f" The other layers are those of commit {results['against'][:7]}."
+    return parts
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", default="benchmarks/results/wrappers")
-    parser.add_argument("--against", type=pathlib.Path, help="another checkout of chandrop")
+    parser = report.parser(__doc__, "wrappers")
+    parser.add_argument("--against", type=Path, help="another checkout of chandrop")
     arguments = parser.parse_args()
-    measurements = [of_a_compiled_step, of_a_checkpoint, of_a_vmap, of_building_a_graph]
-    if arguments.against:
-        other = layers_of(arguments.against)
-        measurements.append(lambda: of_layers(other))
-    comparisons = [row for measure in tqdm(measurements) for row in measure()]
-    where = machine(["chandrop", "mlx"])
-    commits = f"Commit {commit_of(ROOT)}"
-    if arguments.against:
-        commits += f", against {commit_of(arguments.against)}"
-    table = tabulate(
-        [item.row() for item in comparisons],
-        HEADERS,
-        tablefmt="pipe",
-        disable_numparse=True,
-    )
-    parts = [
-        "# The wrappers, measured",
-        f"{heading(where)} {commits}.",
-        "`python benchmarks/wrappers.py` wrote this page: medians of calls that took turns "
-        "in one run. Layers are compared with those of the other commit.",
-        table,
-    ]
-    path = pathlib.Path(arguments.output)
-    results = {
-        "machine": where,
-        "commits": commits,
-        "comparisons": [asdict(item) for item in comparisons],
-    }
-    path.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    path.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    print(table)
+    title = "The wrappers, measured"
+    report.run(arguments, ["chandrop", "mlx"], measure, title, page)
 
 
 if __name__ == "__main__":
