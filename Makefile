@@ -11,16 +11,17 @@ export MPLBACKEND = Agg
 # For example --steps 2 --members 1, to see that it runs.
 BRAIN =
 
-.PHONY: help demo brain test lint peers mutants bench test-oldest reference clean
+.PHONY: help demo brain test lint peers mutants bench bench-short test-oldest reference clean
 
 help:
-	@echo "make demo         train on handwritten digits and draw digits.png"
-	@echo "make brain        learn from a scan of the brain and draw brain_mri.png"
+	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
+	@echo "make brain        learn from a scan of the brain and draw brain_mri.png (about 3 minutes)"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
+	@echo "make bench-short  measure what the README says (under 4 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -43,6 +44,10 @@ $(VENV)/peers: $(VENV)/test pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/without_init timm==1.0.31 torchvision==0.29.2 # one module of each
 	@touch $@
 
+$(VENV)/bench: $(VENV)/peers $(VENV)/examples pyproject.toml
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
 demo: $(VENV)/examples
 	$(BIN)/python examples/digits.py --output digits.png
 
@@ -63,16 +68,18 @@ peers: $(VENV)/peers
 mutants: $(VENV)/test
 	$(BIN)/python tests/mutants.py
 
-bench: $(VENV)/peers $(VENV)/examples
-	$(BIN)/python -m pip install --quiet --group bench
+bench: bench-short
 	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/silent_faults.py --train
 	$(BIN)/python benchmarks/wrappers.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/uncertainty.py
 	$(BIN)/python benchmarks/family.py
 	$(BIN)/python benchmarks/thin.py
 	$(BIN)/python benchmarks/thin_training.py
+
+bench-short: $(VENV)/bench
+	$(BIN)/python benchmarks/short.py
+	$(BIN)/python benchmarks/silent_faults.py --train
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py

@@ -20,6 +20,8 @@ THEIRS, OURS = "from mlx.nn import Dropout", "from chandrop.nn import Dropout"
     ("results", "page"),
     [
         ("silent_faults.short.md", "README.md"),
+        ("short.readme.md", "README.md"),
+        ("short.targets.md", "docs/speed.md"),
         ("cpu.short.md", "docs/speed.md"),
         ("models.short.md", "docs/whole-models.md"),
         ("uncertainty.short.md", "docs/uncertainty.md"),
