@@ -49,22 +49,72 @@ BLOCKS = 25
 Numbers = list[float] | str
 Pair = tuple[Numbers, Numbers]
 Loss = Callable[[nn.Module], mx.array]
-# Makes of a model what is to be measured: leaves it as it is, or converts it.
+# Leaves a model as it is, or converts it.
 Prepare = Callable[[nn.Module], nn.Module]
+Measure = Callable[[Prepare], list[float]]
 
 
-def both(measure: Callable[[Prepare], Numbers]) -> Pair:
-    """Measures a model as it is, and after ``convert(model)``."""
+RATES_SHOWN = f"p = {', '.join(map(str, RATES))}"
+LORA = (
+    "LoRA by mlx-lm with `grad_checkpoint`"
+    if MLX_LM
+    else "A small transformer, checkpointed as mlx-lm does it"
+)
+ERROR = "relative error of a step's gradient"
+TRAINING = f"{TRAIN_STEPS} steps of mlx-lm's LoRA, p = {TRAIN_RATE}"
+TEST_LOSS = f"test loss, {TRAIN_SEEDS} seeds"
 
-    def as_it_is(model: nn.Module) -> nn.Module:
-        return model
 
+@dataclass
+class Fault:
+    """What is done, what is measured of it, what would be right, and a figure's format.
+
+    Attributes:
+        compare: returns the figures of a model as it is, and after ``convert(model)``.
+        trains: whether it takes training runs.
+    """
+
+    use: str
+    measured: str
+    right: str
+    form: str
+    compare: Callable[[], Pair]
+    trains: bool = False
+
+    def results(self) -> Results:
+        theirs, ours = self.compare()
+        facts = {name: getattr(self, name) for name in ("use", "measured", "right", "form")}
+        return facts | {"mlx.nn": theirs, "chandrop": ours}
+
+
+# In the order of the table.
+FAULTS: list[Fault] = []
+
+
+def fault(
+    use: str, measured: str, right: str, form: str = "{:.0f}", trains: bool = False
+) -> Callable[[Measure], Measure]:
+    """Adds a fault, of which the decorated function returns the figures of one model."""
+
+    def add(measure: Measure) -> Measure:
+        compare = partial(both, measure)
+        FAULTS.append(Fault(use, measured, right, form, compare, trains))
+        return measure
+
+    return add
+
+
+def as_it_is(model: nn.Module) -> nn.Module:
+    return model
+
+
+def both(measure: Measure) -> Pair:
     def or_error(prepare: Prepare) -> Numbers:
-        # An error is not silent: it is what the table has to say then.
         mx.random.seed(0)
         try:
             return measure(prepare)
         except ValueError as error:
+            # An error is not silent: the table says that there is one.
             return f"{type(error).__name__}: {error}"
 
     return or_error(as_it_is), or_error(convert)
@@ -182,7 +232,8 @@ def error_of_gradient(model: nn.Module, loss: Loss, checkpointed: Any) -> float:
     return (mx.linalg.norm(gradient - expected) / mx.linalg.norm(expected)).item()
 
 
-def grad_checkpoint() -> Pair:
+@fault(f"{LORA}, {RATES_SHOWN}", ERROR, "0", "{:.2g}")
+def grad_checkpoint(prepare: Prepare) -> list[float]:
     """One step of LoRA, with mlx-lm's ``grad_checkpoint``."""
     tokens = mx.random.randint(0, VOCABULARY, (BATCH, LENGTH + 1), key=mx.random.key(0))
 
@@ -190,26 +241,8 @@ def grad_checkpoint() -> Pair:
         logits = model(tokens[:, :-1])
         return nn.losses.cross_entropy(logits, tokens[:, 1:], reduction="mean")
 
-    def errors(prepare: Prepare) -> Numbers:
-        models = [prepare(language_model(p)) for p in RATES]
-        return [error_of_gradient(model, loss, blocks_checkpointed) for model in models]
-
-    return both(errors)
-
-
-def transformer_encoder() -> Pair:
-    """One step of a ``TransformerEncoder`` that was built with ``checkpoint=True``."""
-    x, y = mx.random.normal((2, BATCH, LENGTH, WIDTH), key=mx.random.key(0))
-
-    def loss(encoder: nn.Module) -> mx.array:
-        return (encoder(x, None) - y).square().mean()
-
-    def error(prepare: Prepare, p: float) -> float:
-        encoder = nn.TransformerEncoder(DEPTH, WIDTH, HEADS, dropout=p, checkpoint=True)
-        prepare(encoder).checkpoint = False
-        return error_of_gradient(encoder, loss, encoder_checkpointed)
-
-    return both(lambda prepare: [error(prepare, p) for p in RATES])
+    models = [prepare(language_model(p)) for p in RATES]
+    return [error_of_gradient(model, loss, blocks_checkpointed) for model in models]
 
 
 # What that makes of a model in the long run.
@@ -265,61 +298,74 @@ def test_loss_after_training(model: nn.Module, seed: int, checkpointed: bool) ->
     return mx.stack([default_loss(model, *test)[0] for test in tests]).mean().item()
 
 
-def training(checkpointed: bool) -> Pair:
+def test_losses(prepare: Prepare, checkpointed: bool) -> list[float]:
     """Test losses after LoRA fine-tuning, for each seed."""
+    losses = []
+    for seed in range(TRAIN_SEEDS):
+        mx.random.seed(seed)
+        model = prepare(llama_with_lora(TRAIN_RATE))
+        losses.append(test_loss_after_training(model, seed, checkpointed))
+    return losses
 
-    def losses(prepare: Prepare) -> Numbers:
-        results = []
-        for seed in range(TRAIN_SEEDS):
-            mx.random.seed(seed)
-            model = prepare(llama_with_lora(TRAIN_RATE))
-            results.append(test_loss_after_training(model, seed, checkpointed))
-        return results
 
-    return both(losses)
+for with_or_without, right in (("with", "as without `grad_checkpoint`"), ("without", "")):
+    use = f"{TRAINING}, {with_or_without} `grad_checkpoint`"
+    measure = partial(test_losses, checkpointed=with_or_without == "with")
+    fault(use, TEST_LOSS, right, "{:.2f}", trains=True)(measure)
 
 
 # The other faults.
 
 
-def compiled_without_random_state() -> Pair:
+@fault(
+    "`mx.compile` without `mx.random.state`, as in Apple's speech-commands example",
+    f"different losses in {STEPS} steps at learning rate 0",
+    str(STEPS),
+)
+def compiled_without_random_state(prepare: Prepare) -> list[float]:
     """The training step of mlx-examples' speech commands, at learning rate 0."""
     x = mx.random.normal((BATCH, 40), key=mx.random.key(0))
     y = mx.random.randint(0, 35, (BATCH,), key=mx.random.key(1))
+    layers = [nn.Linear(40, WIDTH), nn.GELU(), nn.Dropout(0.1), nn.Linear(WIDTH, 35)]
+    model = prepare(nn.Sequential(*layers))
+    optimizer = mlx.optimizers.SGD(learning_rate=0.0, momentum=0.9)
+    state = [model.state, optimizer.state]
 
-    def different_losses(prepare: Prepare) -> Numbers:
-        model = prepare(
-            nn.Sequential(
-                nn.Linear(40, WIDTH), nn.GELU(), nn.Dropout(0.1), nn.Linear(WIDTH, 35)
-            )
-        )
-        optimizer = mlx.optimizers.SGD(learning_rate=0.0, momentum=0.9)
-        state = [model.state, optimizer.state]
+    def loss(model: nn.Module) -> mx.array:
+        return nn.losses.cross_entropy(model(x), y, reduction="mean")
 
-        def loss(model: nn.Module) -> mx.array:
-            return nn.losses.cross_entropy(model(x), y, reduction="mean")
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step() -> mx.array:
+        value, gradients = nn.value_and_grad(model, loss)(model)
+        optimizer.update(model, gradients)
+        return value
 
-        @partial(mx.compile, inputs=state, outputs=state)
-        def step() -> mx.array:
-            value, gradients = nn.value_and_grad(model, loss)(model)
-            optimizer.update(model, gradients)
-            return value
-
-        return [len({step().item() for _ in range(STEPS)})]
-
-    return both(different_losses)
+    return [len({step().item() for _ in range(STEPS)})]
 
 
-def vmap_over_an_ensemble() -> Pair:
-    """How many masks the members have."""
-    x = mx.ones((MEMBERS, BATCH, WIDTH))
+@fault(
+    f"`nn.TransformerEncoder(..., checkpoint=True)`, {RATES_SHOWN}", ERROR, "0", "{:.2g}"
+)
+def transformer_encoder(prepare: Prepare) -> list[float]:
+    """One step of a ``TransformerEncoder`` that was built with ``checkpoint=True``."""
+    x, y = mx.random.normal((2, BATCH, LENGTH, WIDTH), key=mx.random.key(0))
 
-    def masks(prepare: Prepare) -> Numbers:
-        model = prepare(nn.Sequential(nn.Dropout(0.5)))
-        members = mx.vmap(lambda x: model(x))(x)
-        return [len({str(member.tolist()) for member in members})]
+    def loss(encoder: nn.Module) -> mx.array:
+        return (encoder(x, None) - y).square().mean()
 
-    return both(masks)
+    def error(p: float) -> float:
+        encoder = nn.TransformerEncoder(DEPTH, WIDTH, HEADS, dropout=p, checkpoint=True)
+        prepare(encoder).checkpoint = False
+        return error_of_gradient(encoder, loss, encoder_checkpointed)
+
+    return [error(p) for p in RATES]
+
+
+@fault(f"`mx.vmap` over {MEMBERS} members", "different masks", str(MEMBERS))
+def vmap_over_an_ensemble(prepare: Prepare) -> list[float]:
+    model = prepare(nn.Sequential(nn.Dropout(0.5)))
+    members = mx.vmap(lambda x: model(x))(mx.ones((MEMBERS, BATCH, WIDTH)))
+    return [len({str(member.tolist()) for member in members})]
 
 
 def drop(layer: nn.Module, start: int, stop: int) -> mx.array:
@@ -335,31 +381,31 @@ def alike(a: mx.array, b: mx.array) -> list[float]:
     return [(a == b).all(axis=-1).sum().item()]
 
 
-def batch_cut_in_two() -> Pair:
-    """How many examples have the same mask in the halves of a batch as in the whole."""
+@fault(
+    f"a batch of {EXAMPLES} cut in two",
+    "examples that keep the mask of the whole batch",
+    str(EXAMPLES),
+)
+def batch_cut_in_two(prepare: Prepare) -> list[float]:
+    layer = prepare(nn.Dropout(0.5))
+    mx.random.seed(0)
+    whole = drop(layer, 0, EXAMPLES)
+    mx.random.seed(0)
+    halves = [drop(layer, 0, EXAMPLES // 2), drop(layer, EXAMPLES // 2, EXAMPLES)]
+    return alike(mx.concatenate(halves), whole)
 
-    def examples(prepare: Prepare) -> Numbers:
-        layer = prepare(nn.Dropout(0.5))
-        mx.random.seed(0)
-        whole = drop(layer, 0, EXAMPLES)
-        mx.random.seed(0)
-        halves = [drop(layer, 0, EXAMPLES // 2), drop(layer, EXAMPLES // 2, EXAMPLES)]
-        return alike(mx.concatenate(halves), whole)
 
-    return both(examples)
-
-
-def ranks_seeded_alike() -> Pair:
-    """How many examples of a rank have the mask of another rank's that is seeded alike."""
-
-    def examples(prepare: Prepare) -> Numbers:
-        layer = prepare(nn.Dropout(0.5))
-        mx.random.seed(0)
-        first = drop(layer, 0, EXAMPLES)
-        mx.random.seed(0)
-        return alike(first, drop(layer, EXAMPLES, 2 * EXAMPLES))
-
-    return both(examples)
+@fault(
+    f"two ranks seeded alike, {EXAMPLES} examples each",
+    "examples with the mask of the other rank",
+    "0",
+)
+def ranks_seeded_alike(prepare: Prepare) -> list[float]:
+    layer = prepare(nn.Dropout(0.5))
+    mx.random.seed(0)
+    first = drop(layer, 0, EXAMPLES)
+    mx.random.seed(0)
+    return alike(first, drop(layer, EXAMPLES, 2 * EXAMPLES))
 
 
 def compiled_after_relu() -> Pair:
@@ -372,103 +418,16 @@ def compiled_after_relu() -> Pair:
         step = mx.compile(lambda x: model(x), inputs=state, outputs=state)
         return lambda: mx.eval(step(x), state)
 
-    calls = {"mlx.nn": compiled(lambda model: model), "chandrop": compiled(convert)}
+    calls = {"mlx.nn": compiled(as_it_is), "chandrop": compiled(convert)}
     seconds = medians(calls, BLOCKS)
     theirs, ours = ([seconds[name] * 1e3] for name in calls)
     return theirs, ours
 
 
+RELU = "`mx.compile` of relu and `Dropout2d` on the CPU, 32x32x32x64"
+FAULTS.append(Fault(RELU, "time of a call", "", "{:.3g} ms", compiled_after_relu))
+
 # The table.
-
-
-@dataclass
-class Fault:
-    """What is done, what is measured of it, what would be right, and a figure's format."""
-
-    use: str
-    measured: str
-    right: str
-    compare: Callable[[], Pair]
-    form: str
-
-    def results(self) -> Results:
-        theirs, ours = self.compare()
-        facts = {name: getattr(self, name) for name in ("use", "measured", "right", "form")}
-        return facts | {"mlx.nn": theirs, "chandrop": ours}
-
-
-SIGNIFICANT, HUNDREDTHS, WHOLE = "{:.2g}", "{:.2f}", "{:.0f}"
-RATES_SHOWN = f"p = {', '.join(map(str, RATES))}"
-LORA = (
-    "LoRA by mlx-lm with `grad_checkpoint`"
-    if MLX_LM
-    else "A small transformer, checkpointed as mlx-lm does it"
-)
-ERROR = "relative error of a step's gradient"
-TRAINING = f"{TRAIN_STEPS} steps of mlx-lm's LoRA, p = {TRAIN_RATE}"
-TEST_LOSS = f"test loss, {TRAIN_SEEDS} seeds"
-
-CHECKPOINTED = Fault(f"{LORA}, {RATES_SHOWN}", ERROR, "0", grad_checkpoint, SIGNIFICANT)
-TRAINED = [
-    Fault(
-        f"{TRAINING}, with `grad_checkpoint`",
-        TEST_LOSS,
-        "as without `grad_checkpoint`",
-        partial(training, True),
-        HUNDREDTHS,
-    ),
-    Fault(
-        f"{TRAINING}, without `grad_checkpoint`",
-        TEST_LOSS,
-        "",
-        partial(training, False),
-        HUNDREDTHS,
-    ),
-]
-OTHERS = [
-    Fault(
-        "`mx.compile` without `mx.random.state`, as in Apple's speech-commands example",
-        f"different losses in {STEPS} steps at learning rate 0",
-        str(STEPS),
-        compiled_without_random_state,
-        WHOLE,
-    ),
-    Fault(
-        f"`nn.TransformerEncoder(..., checkpoint=True)`, {RATES_SHOWN}",
-        ERROR,
-        "0",
-        transformer_encoder,
-        SIGNIFICANT,
-    ),
-    Fault(
-        f"`mx.vmap` over {MEMBERS} members",
-        "different masks",
-        str(MEMBERS),
-        vmap_over_an_ensemble,
-        WHOLE,
-    ),
-    Fault(
-        f"a batch of {EXAMPLES} cut in two",
-        "examples that keep the mask of the whole batch",
-        str(EXAMPLES),
-        batch_cut_in_two,
-        WHOLE,
-    ),
-    Fault(
-        f"two ranks seeded alike, {EXAMPLES} examples each",
-        "examples with the mask of the other rank",
-        "0",
-        ranks_seeded_alike,
-        WHOLE,
-    ),
-    Fault(
-        "`mx.compile` of relu and `Dropout2d` on the CPU, 32x32x32x64",
-        "time of a call",
-        "",
-        compiled_after_relu,
-        "{:.3g} ms",
-    ),
-]
 
 
 def cell(fault: Results, by: str) -> str:
@@ -498,7 +457,8 @@ def measure(arguments: argparse.Namespace) -> Results:
         print("mlx-lm is not installed, and so nothing is trained: pip install mlx-lm")
     # The faults are the same on any device, but for the last, which is the CPU's.
     mx.set_default_device(mx.cpu)
-    faults = [CHECKPOINTED, *TRAINED * (arguments.train and MLX_LM), *OTHERS]
+    trains = arguments.train and MLX_LM
+    faults = [fault for fault in FAULTS if trains or not fault.trains]
     return {"faults": [fault.results() for fault in tqdm(faults, desc="measuring")]}
 
 
