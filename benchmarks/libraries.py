@@ -56,24 +56,14 @@ class Framework(ABC):
         return {name: call for name, call in calls.items() if call is not None}
 
 
-def in_way(
-    way: str,
-    dropout: Dropout,
-    relu: Callable[[Any], Any],
-    output_and_vjp: Callable[..., Any],
-) -> Callable[..., Any]:
+def in_way(way: str, dropout: Dropout, relu: Any, output_and_vjp: Any = None) -> Any:
     """Returns the function to compile, of an input, a key and perhaps a cotangent."""
-
-    def after_relu(x: Any, key: Any) -> Any:
-        return dropout(relu(x), key)
-
-    def gradient(x: Any, key: Any, cotangent: Any) -> Any:
-        return output_and_vjp(lambda x: dropout(x, key), x, cotangent)
-
     functions = {
         "compiled": dropout,
-        "compiled after relu": after_relu,
-        "gradient": gradient,
+        "compiled after relu": lambda x, key: dropout(relu(x), key),
+        "gradient": lambda x, key, cotangent: output_and_vjp(
+            lambda x: dropout(x, key), x, cotangent
+        ),
     }
     return functions[way]
 
@@ -193,12 +183,8 @@ class Torch(Framework):
             return lambda: torch.autograd.grad(dropout(x, None), x, self.cotangent)
         if not self.compiles:
             return None
-        function = {
-            "compiled": lambda x: dropout(x, None),
-            "compiled after relu": lambda x: dropout(torch.relu(x), None),
-        }[way]
-        compiled = torch.compile(function, dynamic=False)
-        return lambda: compiled(self.x)
+        compiled = torch.compile(in_way(way, dropout, torch.relu), dynamic=False)
+        return lambda: compiled(self.x, None)
 
 
 FRAMEWORKS = [MLX, JAX, Torch]

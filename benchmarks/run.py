@@ -132,13 +132,7 @@ def measure(arguments: argparse.Namespace) -> Results:
     else:
         print("This system pins no process to a core: that half is left out.")
     rows += measure_in_a_process(arguments.most, cores)
-    results = {"peak_memory": peak_memory(), "rows": rows}
-    if arguments.update:
-        stored = report.load(arguments.output)
-        rows += [row for row in stored["rows"] if row["elements"] > arguments.most]
-        # The figures are as old as the oldest of them.
-        results["commit"] = stored.get("commit")
-    return results
+    return {"peak_memory": peak_memory(), "rows": rows}
 
 
 def core_counts(results: Results) -> list[int]:
@@ -173,11 +167,6 @@ def short(results: Results) -> list[str]:
 def main() -> None:
     parser = report.parser(__doc__, "cpu")
     parser.add_argument("--most", type=int, default=10**8, help="leave larger inputs out")
-    parser.add_argument(
-        "--update",
-        action="store_true",
-        help="keep the rows of larger inputs that are there",
-    )
     parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cores:

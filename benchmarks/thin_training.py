@@ -44,11 +44,11 @@ LOWEST_DRAWN = 85
 
 PACKAGES = ["chandrop", "mlx"]
 CASE = ["task", "network", "method"]
-# The measures, and how many digits of them to write.
+# The measures, with their titles in a table and how many digits to write.
 MEASURES = {
-    "accuracy": 1,
-    "negative log-likelihood": 3,
-    "expected calibration error": 1,
+    "accuracy": ("accuracy, %,", 1),
+    "negative log-likelihood": ("NLL", 3),
+    "expected calibration error": ("ECE, %,", 1),
 }
 
 
@@ -308,9 +308,13 @@ def compare(scores: pd.DataFrame) -> Comparison:
     )
 
 
-def spread(values: pd.DataFrame, method: str, column: str, digits: int) -> str:
+def by_method(values: pd.DataFrame, column: str, function: Any, *arguments: Any) -> Any:
+    """Applies a function to each method's seeds."""
+    return values[column].groupby(level="method").agg(function, *arguments)
+
+
+def spread(of_seeds: pd.Series, digits: int) -> str:
     """Writes the mean and deviation over seeds."""
-    of_seeds = values.loc[method, column]
     missing = of_seeds.isna().sum()
     if missing:
         return f"not with {missing} of {len(of_seeds)} seeds"
@@ -318,56 +322,57 @@ def spread(values: pd.DataFrame, method: str, column: str, digits: int) -> str:
     return f"{of_seeds.mean():.{digits}f} ± {deviation:.{digits}f}"
 
 
+def of_methods(columns: dict[str, pd.Series]) -> str:
+    """A table with a row for each method."""
+    rows = pd.DataFrame(columns).loc[list(METHODS)].rename_axis(None)
+    return table(rows, headers="keys")
+
+
 def scores_table(comparison: Comparison) -> str:
-    headers, rows = ["", "ms a step"], []
-    for when in (f"{comparison.steps:.0f} steps", f"{comparison.seconds:.1f} s"):
-        headers += [f"accuracy, %, in {when}", f"NLL in {when}", f"ECE, %, in {when}"]
-    for method in METHODS:
-        cells = [method, f"{comparison.milliseconds[method]:.1f}"]
-        for values in (comparison.in_equal_steps, comparison.in_equal_time):
-            cells += [spread(values, method, *measure) for measure in MEASURES.items()]
-        rows.append(cells)
-    return table(rows, headers)
+    columns = {"ms a step": comparison.milliseconds.map("{:.1f}".format)}
+    places = {
+        f"{comparison.steps:.0f} steps": comparison.in_equal_steps,
+        f"{comparison.seconds:.1f} s": comparison.in_equal_time,
+    }
+    for when, values in places.items():
+        for measure, (title, digits) in MEASURES.items():
+            columns[f"{title} in {when}"] = by_method(values, measure, spread, digits)
+    return of_methods(columns)
 
 
 def levels_table(comparison: Comparison) -> str:
-    headers, rows = [""], []
-    for level in comparison.to_the_levels:
-        headers += [f"steps to {level:.1f} %", f"seconds to {level:.1f} %"]
-    for method in METHODS:
-        cells = [method]
-        for values in comparison.to_the_levels.values():
-            cells += [spread(values, method, "steps", 0)]
-            cells += [spread(values, method, "seconds", 1)]
-        rows.append(cells)
-    return table(rows, headers)
+    return of_methods(
+        {
+            f"{column} to {level:.1f} %": by_method(values, column, spread, digits)
+            for level, values in comparison.to_the_levels.items()
+            for column, digits in (("steps", 0), ("seconds", 1))
+        }
+    )
 
 
-def short_rows(setting: tuple[str, str], comparison: Comparison) -> Iterator[list[str]]:
+def short_rows(results: Results) -> Iterator[dict[str, str]]:
     """The rows of the docs, one for each rate: without, for each example, and thin."""
-    for p in sorted({method.p for method in METHODS.values() if method.p}):
-        names = [NONE, *(name for name in METHODS if METHODS[name].p == p)]
-        level, *_ = comparison.to_the_levels
-        seconds = comparison.to_the_levels[level]["seconds"].groupby(level="method")
-        means = [
-            comparison.milliseconds,
-            comparison.in_equal_steps["accuracy"].groupby(level="method").mean(),
-            comparison.in_equal_time["accuracy"].groupby(level="method").mean(),
-            # Not reached by all is not reached.
-            seconds.mean().where(seconds.count() == seconds.size()),
-        ]
-        yield [
-            ", ".join(setting),
-            str(p),
-            *(" / ".join(rounded(mean[name]) for name in names) for mean in means),
-        ]
+
+    def mean(of_seeds: pd.Series) -> float:
+        # What not all seeds reach is not reached.
+        return of_seeds.mean(skipna=False)
+
+    for setting, comparison in comparisons(results).items():
+        to_first_level, *_ = comparison.to_the_levels.values()
+        means = {
+            "ms a step": comparison.milliseconds,
+            "equal steps, %": by_method(comparison.in_equal_steps, "accuracy", mean),
+            "equal time, %": by_method(comparison.in_equal_time, "accuracy", mean),
+            "s to the level": by_method(to_first_level, "seconds", mean),
+        }
+        for p in sorted({method.p for method in METHODS.values() if method.p}):
+            names = [NONE, *(name for name in METHODS if METHODS[name].p == p)]
+            yield {"": ", ".join(setting), "p": str(p)} | {
+                title: " / ".join(mean[names].map("{:.1f}".format)).replace("nan", "-")
+                for title, mean in means.items()
+            }
 
 
-def rounded(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.1f}"
-
-
-SHORT_HEADERS = ["", "p", "ms a step", "equal steps, %", "equal time, %", "s to the level"]
 EXPLANATION = (
     "`python benchmarks/thin_training.py` wrote this page. Mean ± deviation over the "
     "seeds, each with weights, an order of batches and masks of its own, on the same test "
@@ -397,12 +402,11 @@ def page(results: Results) -> list[str]:
 
 
 def short(results: Results) -> list[str]:
-    rows = [row for item in comparisons(results).items() for row in short_rows(*item)]
     note = (
         "Each cell: no dropout / a mask for each example / thin. The level is "
         f"{LEVELS[0]:.0%} of the final accuracy without dropout; -: a seed missed it."
     )
-    return [table(rows, SHORT_HEADERS), note]
+    return [table(list(short_rows(results)), headers="keys"), note]
 
 
 def draw(scores: pd.DataFrame, path: Path) -> None:
