@@ -49,6 +49,7 @@ BLOCKS, QUICK_BLOCKS = 25, 3
 
 Shape = tuple[int, ...]
 Function = Callable[..., Any]
+Mask = Callable[[Shape, mx.array], list[mx.array]]
 
 
 def dropped(shape: Shape, key: mx.array, p: Any = P) -> list[mx.array]:
@@ -75,47 +76,36 @@ def concrete(shape: Shape, key: mx.array) -> list[mx.array]:
     return [(1 - z) * (1 + mx.exp(LOGIT))]
 
 
-@dataclass
-class Member:
-    """A function ``(x, key)``, and what its floor is made of.
-
-    Attributes:
-        function: the member.
-        mask: ``(shape, key)``, its multiplier, and its shift if it has one, in plain MLX.
-        each_example: whether every example has a draw of its own.
-        each_channel: whether every channel has.
-    """
-
-    function: Function
-    mask: Callable[[Shape, mx.array], list[mx.array]] = dropped
-    each_example: bool = True
-    each_channel: bool = True
-
-    def mask_shape(self, shape: Shape) -> Shape:
-        examples = shape[0] if self.each_example else 1
-        return (examples, 1, 1, shape[-1] if self.each_channel else 1)
-
-
 RATES, LOGIT = mx.full((CHANNELS,), P), mx.array(0.0)
-MEMBERS = {
-    "dropout2d": Member(lambda x, key: dropout2d(x, P, key)),
-    "dropout2d, groups=8": Member(lambda x, key: dropout2d(x, P, key, groups=8), in_groups),
-    "dropout2d, key[None]": Member(
-        lambda x, key: dropout2d(x, P, key[None]), each_example=False
+# Each member, a function ``(x, key)``, and in plain MLX its multiplier, a function ``(shape
+# of a mask for each example and channel, key)``, which may also return a shift.
+MEMBERS: dict[str, tuple[Function, Mask]] = {
+    "dropout2d": (lambda x, key: dropout2d(x, P, key), dropped),
+    "dropout2d, groups=8": (lambda x, key: dropout2d(x, P, key, groups=8), in_groups),
+    "dropout2d, key[None]": (
+        lambda x, key: dropout2d(x, P, key[None]),
+        lambda shape, key: dropped((1, *shape[1:]), key),
     ),
-    "dropout2d, p of shape (C,)": Member(
-        lambda x, key: dropout2d(x, RATES, key), partial(dropped, p=RATES)
+    "dropout2d, p of shape (C,)": (
+        lambda x, key: dropout2d(x, RATES, key),
+        partial(dropped, p=RATES),
     ),
-    "alpha_dropout_channels": Member(
-        lambda x, key: alpha_dropout_channels(x, P, key, (1, 2)), alpha
+    "alpha_dropout_channels": (
+        lambda x, key: alpha_dropout_channels(x, P, key, (1, 2)),
+        alpha,
     ),
-    "gaussian_dropout_channels": Member(
-        lambda x, key: gaussian_dropout_channels(x, P, key, (1, 2)), gaussian
+    "gaussian_dropout_channels": (
+        lambda x, key: gaussian_dropout_channels(x, P, key, (1, 2)),
+        gaussian,
     ),
-    "concrete_dropout_channels": Member(
-        lambda x, key: concrete_dropout_channels(x, LOGIT, key, (1, 2)), concrete
+    "concrete_dropout_channels": (
+        lambda x, key: concrete_dropout_channels(x, LOGIT, key, (1, 2)),
+        concrete,
     ),
-    "drop_path": Member(lambda x, key: drop_path(x, P, key), each_channel=False),
+    "drop_path": (
+        lambda x, key: drop_path(x, P, key),
+        lambda shape, key: dropped((*shape[:-1], 1), key),
+    ),
 }
 
 
@@ -170,23 +160,23 @@ def floor(x: mx.array, mask: mx.array, shift: mx.array | None = None) -> mx.arra
 
 def members(shapes: list[Shape], count: int) -> Iterator[Comparison]:
     """Every member against its formula with a ready-made mask, and the making of that."""
-    cases = [(*item, shape) for item in MEMBERS.items() for shape in shapes]
+    cases = [(name, *MEMBERS[name], shape) for name in MEMBERS for shape in shapes]
     for case in tqdm(cases, desc="members"):
         yield from compare_member(*case, count)
 
 
 def compare_member(
-    name: str, member: Member, shape: Shape, count: int
+    name: str, function: Function, mask: Mask, shape: Shape, count: int
 ) -> Iterator[Comparison]:
     x, key = mx.random.normal(shape), mx.random.key(0)
-    mask = partial(member.mask, member.mask_shape(shape))
+    mask = partial(mask, (shape[0], 1, 1, shape[-1]))
     ready = mask(key)
     mx.eval(x, key, ready, RATES, LOGIT)
     for way in (*WAYS, AFTER_RELU):
         # Nothing comes before a mask.
         making = in_way("compiled" if way == AFTER_RELU else way, mask)
         calls = {
-            "member": call(in_way(way, member.function), x, key),
+            "member": call(in_way(way, function), x, key),
             "floor": call(in_way(way, floor), x, *ready),
             "mask": call(making, key),
         }
@@ -251,7 +241,7 @@ def layers(shape: Shape, count: int) -> Iterator[Comparison]:
         "concrete_dropout_channels": ConcreteDropout2d(P),
         "drop_path": DropPath(P),
     }
-    pairs = {name: (layer, MEMBERS[name].function) for name, layer in of_members.items()}
+    pairs = {name: (layer, MEMBERS[name][0]) for name, layer in of_members.items()}
     size = max(SIZES)
     pairs[f"drop_block2d, {size}"] = (
         DropBlock2d(BLOCK_P, size),

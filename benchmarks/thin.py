@@ -320,12 +320,7 @@ TARGETS = [
     (DEPTH, DEPTH_P, DENSE_DEPTH, 1.4),
 ]
 # What the short table holds each against.
-AGAINST = {
-    STEP: THEIRS,
-    SAMPLES: f"{THEIRS}, loop",
-    BLOCK: THEIRS,
-    DEPTH: DENSE_DEPTH,
-}
+AGAINST = {of: other for of, _, other, _ in TARGETS}
 
 
 def targets(comparisons: Sequence[Comparison]) -> str:
@@ -385,41 +380,36 @@ EXPLANATION = (
     "one. The limit is how many times as many multiply-adds the convolutions of the dense "
     "network have, in a step or in a call."
 )
-SECTIONS = {
-    STEP: "The network: {convolutions} convolutions of 3x3 with padding, of {colours} and "
-    "then {width} channels, each with a relu and dropout behind it, the mean over the "
-    "pixels and a linear layer; {images} images of {side}x{side}. A step: the loss, its "
-    "gradient and an update by SGD. The peak is what a step holds beside the network and "
-    "the images.",
-    SAMPLES: "Forward passes of the same network. Each is one subnetwork for the whole "
-    "batch, but with `mlx.nn.Dropout2d`, which draws a mask for each image. In a loop, "
-    "each is evaluated before the next. Under `mx.vmap` the weights have a batch axis, of "
-    "which MLX makes a convolution in groups.",
-    BLOCK: "A step of `x + inside(x)`, where inside are a convolution, a relu, dropout and "
-    "a convolution, of {width} channels, the mean and a linear layer; {images} images of "
-    "{side}x{side}.",
-    DEPTH: "A step of {blocks} residual blocks, each of a convolution, a relu and a "
-    "convolution, of {width} channels, the mean and a linear layer; {images} images of "
-    "{deep_side}x{deep_side}, of which a block computes {kept}.",
-    TORCH: "A step of the same network in torch, channels first, on one core: its dropout "
-    "computes what it drops, too.",
-}
+
+
+def sections(size: Size) -> dict[str, str]:
+    images = f"{size.images} images of {size.side}x{size.side}"
+    deep_images = f"{size.images} images of {size.deep_side}x{size.deep_side}"
+    return {
+        STEP: f"The network: {CONVOLUTIONS} convolutions of 3x3 with padding, of {COLOURS} "
+        f"and then {WIDTH} channels, each with a relu and dropout behind it, the mean over "
+        f"the pixels and a linear layer; {images}. A step: the loss, its gradient and an "
+        "update by SGD. The peak is what a step holds beside the network and the images.",
+        SAMPLES: "Forward passes of the same network. Each is one subnetwork for the whole "
+        "batch, but with `mlx.nn.Dropout2d`, which draws a mask for each image. In a loop, "
+        "each is evaluated before the next. Under `mx.vmap` the weights have a batch axis, "
+        "of which MLX makes a convolution in groups.",
+        BLOCK: "A step of `x + inside(x)`, where inside are a convolution, a relu, dropout "
+        f"and a convolution, of {WIDTH} channels, the mean and a linear layer; {images}.",
+        DEPTH: f"A step of {BLOCKS} residual blocks, each of a convolution, a relu and a "
+        f"convolution, of {WIDTH} channels, the mean and a linear layer; {deep_images}, of "
+        f"which a block computes {kept(DEPTH_P, size.images)}.",
+        TORCH: "A step of the same network in torch, channels first, on one core: its "
+        "dropout computes what it drops, too.",
+    }
 
 
 def page(results: Results) -> list[str]:
-    size, items = Size(**results["size"]), compared(results)
-    facts = asdict(size) | {
-        "convolutions": CONVOLUTIONS,
-        "colours": COLOURS,
-        "width": WIDTH,
-        "blocks": BLOCKS,
-        "kept": kept(DEPTH_P, size.images),
-    }
+    items = compared(results)
     parts = [EXPLANATION, "## Targets", targets(items)]
-    for of, text in SECTIONS.items():
+    for of, text in sections(Size(**results["size"])).items():
         title = f"## {of[0].upper()}{of[1:]}"
-        chosen = [item for item in items if item.of == of]
-        parts += [title, text.format(**facts), whole(chosen)]
+        parts += [title, text, whole([item for item in items if item.of == of])]
     return parts
 
 
