@@ -22,12 +22,13 @@ from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers
 import report
 from comparisons import Comparison, measured, short, whole
-from measure import medians, peak_megabytes
+from measure import Call, medians, peak_megabytes
+from mlx.optimizers import Adam
 from mlx.utils import tree_flatten
 from report import Results
+from training import training_step
 
 from chandrop.nn import (
     Dropout,
@@ -83,7 +84,7 @@ def forward() -> Iterator[Comparison]:
             )
 
 
-def forward_calls(model: nn.Module, x: mx.array) -> dict[str, Callable[[], object]]:
+def forward_calls(model: nn.Module, x: mx.array) -> dict[str, Call]:
     parameters, state, key = model.parameters(), model.state, mx.random.key(0)
     mx.eval(state, x, key)
 
@@ -136,24 +137,10 @@ def first_step(name: str, with_rekey: bool) -> float:
     make, shape = MODELS[name]
     model, x, key = make(), mx.random.normal(shape), mx.random.key(0)
     labels = mx.zeros(BATCH, dtype=mx.int32)
-    optimizer = mlx.optimizers.Adam(1e-3)
-    optimizer.init(model.trainable_parameters())
-    state = [model.state, optimizer.state]
-    mx.eval(state, x, key, labels)
-
-    def loss(model: nn.Module, x: mx.array, labels: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(model(x), labels, reduction="mean")
-
-    def step(x: mx.array, labels: mx.array, key: mx.array) -> mx.array:
-        if with_rekey:
-            rekey(model, key)
-        value, gradients = nn.value_and_grad(model, loss)(model, x, labels)
-        optimizer.update(model, gradients)
-        return value
-
-    compiled = mx.compile(step, inputs=state, outputs=state)
+    mx.eval(x, key, labels)
+    step = training_step(model, Adam(1e-3))
     started = time.perf_counter()
-    mx.eval(compiled(x, labels, key), state)
+    step(x, labels, *[key] * with_rekey)
     return time.perf_counter() - started
 
 

@@ -22,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers
 import report
-from measure import medians
+from measure import Call, medians
 from mlx.utils import tree_flatten
 from report import Results, table
 from tqdm import tqdm
@@ -373,7 +373,7 @@ def compiled_after_relu() -> Pair:
     """How long a mask after an activation takes, with the activation."""
     x = mx.random.normal((32, 32, 32, 64), key=mx.random.key(0))
 
-    def compiled(prepare: Prepare) -> Callable[[], object]:
+    def compiled(prepare: Prepare) -> Call:
         model = prepare(nn.Sequential(nn.ReLU(), nn.Dropout2d(0.5)))
         state = [model.state, mx.random.state]
         step = mx.compile(lambda x: model(x), inputs=state, outputs=state)

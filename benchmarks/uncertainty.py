@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import report
 from comparisons import Comparison, measured, short, whole
-from measure import medians, peak_megabytes
+from measure import Call, medians, peak_megabytes
 from mlx.utils import tree_flatten
 from models import DigitNetwork
 from report import Results
@@ -73,7 +73,7 @@ def in_a_loop(function: Function, keys: list[mx.array], x: mx.array) -> None:
         mx.eval(function(key, x))
 
 
-def sample_and_loop(function: Function, x: mx.array) -> dict[str, Callable[[], object]]:
+def sample_and_loop(function: Function, x: mx.array) -> dict[str, Call]:
     keys = mx.random.split(mx.random.key(0), KEYS)
     separate = list(keys)
     mx.eval(keys, separate, x)
