@@ -18,7 +18,7 @@ from measure import Call, medians, peak_megabytes
 from mlx.optimizers import SGD
 from report import Results, table, verdict
 from tqdm import tqdm
-from training import training_step
+from training import Residual, training_step
 
 from chandrop.nn import (
     Dropout2d,
@@ -104,20 +104,6 @@ class Comparison:
 
     def faster(self, other: str) -> float:
         return self.seconds[other] / self.seconds[self.first]
-
-
-class Residual(nn.Module):
-    """A residual block."""
-
-    def __init__(self, inside: nn.Module, drop_path: nn.Module | None = None):
-        super().__init__()
-        self.inside = inside
-        self.drop_path = drop_path or nn.Identity()
-
-    def __call__(self, x: mx.array) -> mx.array:
-        if isinstance(self.drop_path, ThinDropPath):
-            return x + self.drop_path(x, self.inside)
-        return x + self.drop_path(self.inside(x))
 
 
 def convolution(before: int = WIDTH, after: int = WIDTH) -> nn.Conv2d:

@@ -10,6 +10,7 @@ JSON is written after every run, and ``--resume`` goes on from there. It also dr
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from measure import Call, medians
 from mlx.optimizers import Adam
 from report import Results, table
 from tqdm import tqdm
-from training import training_step
+from training import Residual, training_step
 
 from chandrop.nn import Dropout2d, ThinDropout, ThinSequential
 from chandrop.uncertainty import (
@@ -81,70 +82,36 @@ def three_by_three(channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1)
 
 
-class Plain(nn.Module):
+def with_head(trunk: nn.Module, size: int) -> nn.Module:
+    linear = nn.Linear(WIDTH * (size // 4) ** 2, CLASSES)
+    return nn.Sequential(trunk, lambda x: x.flatten(1), linear)
+
+
+def plain(method: Method, size: int) -> nn.Module:
     """Three convolutions, each followed by dropout, and a linear layer."""
-
-    def __init__(self, method: Method, size: int):
-        super().__init__()
-        self.trunk = method.sequential(
-            three_by_three(1),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 2),
-            *method.dropouts(),
-            three_by_three(WIDTH),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 2),
-            *method.dropouts(),
-            three_by_three(WIDTH),
-            nn.ReLU(),
-            *method.dropouts(),
-        )
-        self.head = nn.Linear(WIDTH * (size // 4) ** 2, CLASSES)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.head(self.trunk(x).flatten(1))
+    layers: list[nn.Module] = []
+    for channels, pools in ((1, 1), (WIDTH, 1), (WIDTH, 0)):
+        layers += [three_by_three(channels), nn.ReLU(), *[nn.MaxPool2d(2, 2)] * pools]
+        layers += method.dropouts()
+    return with_head(method.sequential(*layers), size)
 
 
-class Block(nn.Module):
+def block(method: Method) -> nn.Module:
     """A residual block of three convolutions, with dropout inside."""
-
-    def __init__(self, method: Method):
-        super().__init__()
-        self.branch = method.sequential(
-            nn.Conv2d(WIDTH, WIDTH, kernel_size=1),
-            nn.ReLU(),
-            *method.dropouts(),
-            three_by_three(WIDTH),
-            nn.ReLU(),
-            *method.dropouts(),
-            nn.Conv2d(WIDTH, WIDTH, kernel_size=1),
-        )
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return x + self.branch(x)
+    layers = [nn.Conv2d(WIDTH, WIDTH, kernel_size=1), nn.ReLU(), *method.dropouts()]
+    layers += [three_by_three(WIDTH), nn.ReLU(), *method.dropouts()]
+    layers += [nn.Conv2d(WIDTH, WIDTH, kernel_size=1)]
+    return Residual(method.sequential(*layers))
 
 
-class Residual(nn.Module):
+def residual(method: Method, size: int) -> nn.Module:
     """A convolution, two residual blocks, and a linear layer."""
-
-    def __init__(self, method: Method, size: int):
-        super().__init__()
-        self.trunk = nn.Sequential(
-            three_by_three(1),
-            nn.ReLU(),
-            nn.MaxPool2d(2, 2),
-            Block(method),
-            nn.MaxPool2d(2, 2),
-            Block(method),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(WIDTH * (size // 4) ** 2, CLASSES)
-
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.head(self.trunk(x).flatten(1))
+    layers = [three_by_three(1), nn.ReLU(), nn.MaxPool2d(2, 2), block(method)]
+    layers += [nn.MaxPool2d(2, 2), block(method), nn.ReLU()]
+    return with_head(nn.Sequential(*layers), size)
 
 
-NETWORKS = {"plain": Plain, "residual": Residual}
+NETWORKS = {"plain": plain, "residual": residual}
 
 
 def batches(task: ImageTask, steps: int, seed: int) -> Iterator[tuple[mx.array, mx.array]]:
@@ -272,39 +239,33 @@ def reached(run: pd.DataFrame, level: float) -> pd.Series:
 
 
 class Comparison(NamedTuple):
-    """Of one task and network: a row for each method and seed, at some places.
+    """Of one task and network. A frame has a row for each method and seed.
 
     Attributes:
-        steps: the fewest that a method was given.
-        seconds: those after which the first method is done.
-        to_the_levels: the steps and seconds to each accuracy that is to be reached.
+        milliseconds: those of a step by method.
+        places: the scores after equal steps and after equal time.
+        levels: the steps and seconds to each accuracy that is to be reached.
     """
 
-    steps: float
-    seconds: float
     milliseconds: pd.Series
-    in_equal_steps: pd.DataFrame
-    in_equal_time: pd.DataFrame
-    to_the_levels: dict[float, pd.DataFrame]
+    places: dict[str, pd.DataFrame]
+    levels: dict[float, pd.DataFrame]
 
 
 def compare(scores: pd.DataFrame) -> Comparison:
     runs = scores.groupby(["method", "seed"], sort=False)
-    ends = runs[["steps", "seconds"]].max()
-    steps, seconds = ends.min()
+    # The fewest steps that a method was given, and when the first method is done.
+    steps, seconds = runs[["steps", "seconds"]].max().min()
     without = runs.last()["accuracy"][NONE].mean()
     levels = [round(level * without, 1) for level in LEVELS]
-
-    def of_runs(function: Callable[..., pd.Series], *arguments: Any) -> pd.DataFrame:
-        return runs.apply(function, *arguments, include_groups=False)
-
+    of_runs = partial(runs.apply, include_groups=False)
     return Comparison(
-        steps,
-        seconds,
         scores.groupby("method")["milliseconds"].first(),
-        of_runs(at, "steps", steps),
-        of_runs(at, "seconds", seconds),
-        {level: of_runs(reached, level) for level in levels},
+        {
+            f"{steps:.0f} steps": of_runs(at, column="steps", value=steps),
+            f"{seconds:.1f} s": of_runs(at, column="seconds", value=seconds),
+        },
+        {level: of_runs(reached, level=level) for level in levels},
     )
 
 
@@ -330,11 +291,7 @@ def of_methods(columns: dict[str, pd.Series]) -> str:
 
 def scores_table(comparison: Comparison) -> str:
     columns = {"ms a step": comparison.milliseconds.map("{:.1f}".format)}
-    places = {
-        f"{comparison.steps:.0f} steps": comparison.in_equal_steps,
-        f"{comparison.seconds:.1f} s": comparison.in_equal_time,
-    }
-    for when, values in places.items():
+    for when, values in comparison.places.items():
         for measure, (title, digits) in MEASURES.items():
             columns[f"{title} in {when}"] = by_method(values, measure, spread, digits)
     return of_methods(columns)
@@ -344,7 +301,7 @@ def levels_table(comparison: Comparison) -> str:
     return of_methods(
         {
             f"{column} to {level:.1f} %": by_method(values, column, spread, digits)
-            for level, values in comparison.to_the_levels.items()
+            for level, values in comparison.levels.items()
             for column, digits in (("steps", 0), ("seconds", 1))
         }
     )
@@ -358,11 +315,12 @@ def short_rows(results: Results) -> Iterator[dict[str, str]]:
         return of_seeds.mean(skipna=False)
 
     for setting, comparison in comparisons(results).items():
-        to_first_level, *_ = comparison.to_the_levels.values()
+        in_equal_steps, in_equal_time = comparison.places.values()
+        to_first_level, *_ = comparison.levels.values()
         means = {
             "ms a step": comparison.milliseconds,
-            "equal steps, %": by_method(comparison.in_equal_steps, "accuracy", mean),
-            "equal time, %": by_method(comparison.in_equal_time, "accuracy", mean),
+            "equal steps, %": by_method(in_equal_steps, "accuracy", mean),
+            "equal time, %": by_method(in_equal_time, "accuracy", mean),
             "s to the level": by_method(to_first_level, "seconds", mean),
         }
         for p in sorted({method.p for method in METHODS.values() if method.p}):

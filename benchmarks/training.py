@@ -1,4 +1,4 @@
-"""A training step of a classifier."""
+"""Networks to train, and their training step."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,23 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.optimizers import Optimizer
 
-from chandrop.nn import rekey
+from chandrop.nn import ThinDropPath, rekey
 
 Step = Callable[..., mx.array]
+
+
+class Residual(nn.Module):
+    """A residual block."""
+
+    def __init__(self, inside: nn.Module, drop_path: nn.Module | None = None):
+        super().__init__()
+        self.inside = inside
+        self.drop_path = drop_path or nn.Identity()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if isinstance(self.drop_path, ThinDropPath):
+            return x + self.drop_path(x, self.inside)
+        return x + self.drop_path(self.inside(x))
 
 
 def training_step(model: nn.Module, optimizer: Optimizer, compiled: bool = True) -> Step:
