@@ -261,8 +261,9 @@ def layers(shape: Shape, count: int) -> Iterator[Comparison]:
 
 
 EXPLANATION = (
-    "`python benchmarks/family.py` wrote this page: medians of milliseconds, of calls that "
-    f"took turns in one run, in float32, channels last, p = {P}, and {BLOCK_P} for blocks."
+    "`python benchmarks/family.py` wrote this page: medians, in milliseconds, of calls "
+    f"that took turns in one run, in float32, channels last, p = {P}, and {BLOCK_P} for "
+    "blocks."
 )
 PROMISE = (
     "The floor of a member is its formula in plain MLX with a ready-made mask `m`, and for "

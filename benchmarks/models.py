@@ -184,9 +184,9 @@ def vmap_and_loop(
 ) -> Iterator[Comparison]:
     """Compares ``mx.vmap`` of ``member(shared, ...)`` with a loop over the members.
 
-    The loop's outputs are evaluated all at once, the better for it. A loop that is compiled
-    as a whole does only once what its turns have in common, as vmap does, but is traced
-    turn by turn.
+    The loop's outputs are evaluated all at once, which helps it. A loop that is compiled
+    as a whole computes only once what its turns share, as vmap does, but is traced turn by
+    turn.
 
     Args:
         where: what the rows are called.
@@ -339,7 +339,7 @@ MEASUREMENTS = [
 
 def page(results: Results) -> list[str]:
     return [
-        "`python benchmarks/models.py` wrote this page: medians, of calls that took turns "
+        "`python benchmarks/models.py` wrote this page: medians of calls that took turns "
         f"in one run. The first steps are medians of {FIRST_STEPS} fresh processes with an "
         "empty folder for temporary files.",
         whole(results),

@@ -43,7 +43,7 @@ def parser(doc: str, name: str) -> ArgumentParser:
     parser.add_argument(
         "--tables",
         action="store_true",
-        help="measure nothing, and write the tables anew from NAME.json",
+        help="measure nothing, and write the tables again from NAME.json",
     )
     return parser
 
@@ -107,7 +107,7 @@ def run(
 
     Args:
         arguments: the parsed flags.
-        packages: whose versions are stored.
+        packages: the packages whose versions are stored.
         measure: returns the figures. They may also replace what `origin` returns.
         title: the heading of NAME.md.
         page: returns what follows it there.

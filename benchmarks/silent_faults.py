@@ -89,7 +89,7 @@ FAULTS: list[Fault] = []
 def fault(
     use: str, measured: str, right: str, form: str = "{:.0f}", needs: str | None = None
 ) -> Callable[[Measure], Measure]:
-    """Adds a fault, of which the decorated function returns the figures of one model."""
+    """Adds a fault. The decorated function returns the figures of one model."""
 
     def add(measure: Measure) -> Measure:
         compare = partial(both, measure)
@@ -206,7 +206,7 @@ def grad_checkpoint(prepare: Prepare) -> list[float]:
     return [error_of_gradient(model, loss, blocks_checkpointed) for model in models]
 
 
-# What that makes of a model in the long run.
+# The test loss after training with the first fault.
 
 
 def successors() -> mx.array:
@@ -419,7 +419,7 @@ def measure(arguments: argparse.Namespace) -> Results:
         there += ["mlx-lm", *["training"] * arguments.train]
     else:
         print("mlx-lm is not installed: what it does is left out.")
-    # The faults are the same on any device, but for the last, which is the CPU's.
+    # All faults but the last are the same on any device; the last is the CPU's.
     mx.set_default_device(mx.cpu)
     faults = [fault for fault in FAULTS if fault.needs in there]
     return {"faults": [fault.results() for fault in tqdm(faults, desc="measuring")]}
@@ -432,8 +432,7 @@ def page(results: Results) -> list[str]:
         "over ranks, its layers are given a key for each example. A gradient is held "
         "against that of the same masks without checkpointing, ||g - g'|| / ||g'||; the "
         "losses are the same. All models are small and have random weights. The test "
-        "losses, if any, are those of a language of which every token has one likely "
-        "successor.",
+        "losses, if any, are of a language in which every token has one likely successor.",
         faults_table(results, with_right=True),
     ]
 

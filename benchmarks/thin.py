@@ -192,7 +192,7 @@ def compare_steps(
     inputs: tuple[mx.array, mx.array],
     rounds: int,
 ) -> Iterator[Comparison]:
-    """Compares the training steps of networks, the first of which is thin."""
+    """Compares the training steps of networks. The first one is thin."""
     for way in WAYS:
         calls = {
             name: partial(
@@ -361,7 +361,7 @@ def limit_of(comparison: Comparison) -> str:
 
 
 EXPLANATION = (
-    "`python benchmarks/thin.py` wrote this page: medians, of calls that took turns in one "
+    "`python benchmarks/thin.py` wrote this page: medians of calls that took turns in one "
     "run, in float32, channels last. MLX's CPU backend uses one core, and torch was given "
     "one. The limit is how many times as many multiply-adds the convolutions of the dense "
     "network have, in a step or in a call."
@@ -379,8 +379,8 @@ def sections(size: Size) -> dict[str, str]:
         SAMPLES: "Forward passes of the same network. Each is one subnetwork for the whole "
         "batch, but with `mlx.nn.Dropout2d`, which draws a mask for each image. In a loop, "
         "each is evaluated before the next. Under `mx.vmap` the weights have a batch axis, "
-        "of which MLX makes a convolution in groups.",
-        BLOCK: "A step of `x + inside(x)`, where inside are a convolution, a relu, dropout "
+        "and MLX computes a grouped convolution.",
+        BLOCK: "A step of `x + inside(x)`, where inside is a convolution, a relu, dropout "
         f"and a convolution, of {WIDTH} channels, the mean and a linear layer; {images}.",
         DEPTH: f"A step of {BLOCKS} residual blocks, each of a convolution, a relu and a "
         f"convolution, of {WIDTH} channels, the mean and a linear layer; {deep_images}, of "

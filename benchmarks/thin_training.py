@@ -54,7 +54,7 @@ MEASURES = {
 
 
 class Method(NamedTuple):
-    """What a network is made of, and how many times as many steps it is given.
+    """The kind of layers of a network, and how many times as many steps it takes.
 
     Thin steps are cheaper: with more of them the curves are about as long in seconds.
     """
@@ -126,7 +126,7 @@ def batches(task: ImageTask, steps: int, seed: int) -> Iterator[tuple[mx.array, 
 
 
 def score(network: nn.Module, images: mx.array, labels: mx.array) -> dict[str, float]:
-    """Says what a network, dropout off, makes of images it was not trained with."""
+    """Scores a network, with its dropout off, on images it was not trained with."""
     parts = mx.split(images, range(SCORED, len(images), SCORED))
     network.eval()
     probabilities = mx.softmax(mx.concatenate([network(part) for part in parts]), axis=-1)

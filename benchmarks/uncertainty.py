@@ -173,7 +173,7 @@ SUMMARIES: list[tuple[Callable[[int], Function], str, int, bool]] = [
 
 
 def summaries() -> Iterator[Comparison]:
-    """What `predict` holds and takes beside the samples, on a volume."""
+    """The memory and time of `predict` beyond those of the samples, on a volume."""
     x = mx.random.normal((1, 100, 100, 100, FEATURES))
     mx.eval(x)
     for case in tqdm(SUMMARIES, desc="volumes", leave=False):
@@ -223,7 +223,7 @@ def summary(
 
 def page(results: Results) -> list[str]:
     return [
-        "`python benchmarks/uncertainty.py` wrote this page. Times are medians, of calls "
+        "`python benchmarks/uncertainty.py` wrote this page. Times are medians of calls "
         "that took turns in one run. The loop evaluates one key at a time; a cached trunk "
         "is computed once, and the loop is over the head alone. The peak of `predict` is "
         "what it holds at most, and a chunk's is what the outputs of one chunk of keys "
