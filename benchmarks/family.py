@@ -21,25 +21,24 @@ from tqdm import tqdm
 from chandrop.functional import (
     alpha_dropout_channels,
     concrete_dropout_channels,
-    drop_block2d,
-    drop_block3d,
+    drop_block,
     drop_path,
     dropout2d,
     gaussian_dropout_channels,
 )
 from chandrop.nn import (
-    AlphaDropout2d,
-    ConcreteDropout2d,
-    DropBlock2d,
+    AlphaDropout,
+    ConcreteDropout,
+    DropBlock,
     DropPath,
-    GaussianDropout2d,
+    GaussianDropout,
 )
 
 P, BLOCK_P = 0.5, 0.1
 CHANNELS = 64
-IMAGES = tuple(HEADLINE)
+IMAGES, AXES = tuple(HEADLINE), (-3, -2)
 SHAPES = [(16, 32, 32, CHANNELS), IMAGES, (32, 64, 64, CHANNELS)]
-VOLUMES = (8, 16, 16, 16, CHANNELS)
+VOLUMES, VOLUME_AXES = (8, 16, 16, 16, CHANNELS), (-4, -3, -2)
 SIZES = (2, 3, 5, 7)
 WAYS = ("eager", "compiled")
 AFTER_RELU = "compiled after relu"
@@ -91,15 +90,15 @@ MEMBERS: dict[str, tuple[Function, Mask]] = {
         partial(dropped, p=RATES),
     ),
     "alpha_dropout_channels": (
-        lambda x, key: alpha_dropout_channels(x, P, key, (1, 2)),
+        lambda x, key: alpha_dropout_channels(x, P, key, AXES),
         alpha,
     ),
     "gaussian_dropout_channels": (
-        lambda x, key: gaussian_dropout_channels(x, P, key, (1, 2)),
+        lambda x, key: gaussian_dropout_channels(x, P, key, AXES),
         gaussian,
     ),
     "concrete_dropout_channels": (
-        lambda x, key: concrete_dropout_channels(x, LOGIT, key, (1, 2)),
+        lambda x, key: concrete_dropout_channels(x, LOGIT, key, AXES),
         concrete,
     ),
     "drop_path": (
@@ -195,28 +194,32 @@ def compare_member(
 
 def blocks(shapes: list[Shape], count: int) -> Iterator[Comparison]:
     """Dropping blocks against a max-pool of their size."""
-    cases: list[tuple[Function, Any, int, Shape]] = [
-        (drop_block2d, nn.MaxPool2d, size, shape) for size in SIZES for shape in shapes
+    cases: list[tuple[Any, int, Shape, Shape]] = [
+        (nn.MaxPool2d, size, AXES, shape) for size in SIZES for shape in shapes
     ]
-    cases.append((drop_block3d, nn.MaxPool3d, 3, VOLUMES))
+    cases.append((nn.MaxPool3d, 3, VOLUME_AXES, VOLUMES))
     for case in tqdm(cases, desc="blocks"):
         yield from compare_blocks(*case, count)
 
 
+def name_of_block(size: int, axes: Shape) -> str:
+    return f"drop_block, {by_x([size] * len(axes))}"
+
+
 def compare_blocks(
-    function: Function, pool: Any, size: int, shape: Shape, count: int
+    pool: Any, size: int, axes: Shape, shape: Shape, count: int
 ) -> Iterator[Comparison]:
     x, key = mx.random.normal(shape), mx.random.key(0)
     mx.eval(x, key)
 
     def by_channel(x: mx.array, key: mx.array) -> mx.array:
-        return function(x, BLOCK_P, key, size)
+        return drop_block(x, BLOCK_P, key, size, axes)
 
     def alike(x: mx.array, key: mx.array) -> mx.array:
-        return function(x, BLOCK_P, key, size, groups=1)
+        return drop_block(x, BLOCK_P, key, size, axes, groups=1)
 
     pooling = pool(size, stride=1, padding=size // 2)
-    name, against = f"{function.__name__}, {size}", f"{pool.__name__}({size})"
+    name, against = name_of_block(size, axes), f"{pool.__name__}({size})"
     for way in WAYS:
         calls = {
             name: call(in_way(way, by_channel), x, key),
@@ -236,16 +239,16 @@ def layers(shape: Shape, count: int) -> Iterator[Comparison]:
     x, key = mx.random.normal(shape), mx.random.key(0)
     mx.eval(x, key, LOGIT)
     of_members: dict[str, Any] = {
-        "alpha_dropout_channels": AlphaDropout2d(P),
-        "gaussian_dropout_channels": GaussianDropout2d(P),
-        "concrete_dropout_channels": ConcreteDropout2d(P),
+        "alpha_dropout_channels": AlphaDropout(P, AXES),
+        "gaussian_dropout_channels": GaussianDropout(P, AXES),
+        "concrete_dropout_channels": ConcreteDropout(P, AXES),
         "drop_path": DropPath(P),
     }
     pairs = {name: (layer, MEMBERS[name][0]) for name, layer in of_members.items()}
     size = max(SIZES)
-    pairs[f"drop_block2d, {size}"] = (
-        DropBlock2d(BLOCK_P, size),
-        lambda x, key: drop_block2d(x, BLOCK_P, key, size),
+    pairs[name_of_block(size, AXES)] = (
+        DropBlock(BLOCK_P, size, AXES),
+        lambda x, key: drop_block(x, BLOCK_P, key, size, AXES),
     )
     for name, (layer, function) in tqdm(pairs.items(), desc="layers"):
         mx.eval(layer.state)

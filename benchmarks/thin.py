@@ -20,14 +20,8 @@ from report import Results, table, verdict
 from tqdm import tqdm
 from training import Residual, training_step
 
-from chandrop.nn import (
-    Dropout2d,
-    DropPath,
-    ThinDropout,
-    ThinDropPath,
-    ThinSequential,
-    functional_call,
-)
+from chandrop.nn import Dropout2d, DropPath, functional_call
+from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential
 from chandrop.uncertainty import predict
 
 RATES = (0.25, 0.5, 0.75)

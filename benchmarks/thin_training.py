@@ -28,7 +28,8 @@ from report import Results, table
 from tqdm import tqdm
 from training import Residual, training_step
 
-from chandrop.nn import Dropout2d, ThinDropout, ThinSequential
+from chandrop.nn import Dropout2d
+from chandrop.thin import ThinDropout, ThinSequential
 from chandrop.uncertainty import (
     expected_calibration_error,
     negative_log_likelihood,

@@ -6,7 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.optimizers import Optimizer
 
-from chandrop.nn import ThinDropPath, rekey
+from chandrop.nn import rekey
+from chandrop.thin import ThinDropPath
 
 Step = Callable[..., mx.array]
 
