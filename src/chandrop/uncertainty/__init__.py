@@ -1,5 +1,6 @@
-"""What a network does not know: its subnetworks' predictions, their spread, calibration."""
+"""What a network does not know: samples of its subnetworks, their summary, calibration."""
 
+from chandrop._home import set_home
 from chandrop.uncertainty._calibration import (
     Reliability,
     expected_calibration_error,
@@ -27,3 +28,5 @@ __all__ = [
     "risk_coverage_curve",
     "sample",
 ]
+
+set_home(__name__, *(globals()[name] for name in __all__))

@@ -1,12 +1,11 @@
-"""Calibration: of what is predicted with confidence 0.8, 80 % should be right."""
+"""Calibration: 80 % of the predictions with a confidence of 0.8 should be right."""
 
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop._checks import as_integer
-from chandrop.uncertainty._checks import check_labelled
-from chandrop.uncertainty._sums import total_by_place
+from chandrop.uncertainty._checks import as_count, check_labelled
+from chandrop.uncertainty._sums import total_by_bin
 
 
 class Reliability(NamedTuple):
@@ -20,23 +19,22 @@ class Reliability(NamedTuple):
 def reliability_curve(
     probabilities: mx.array, labels: mx.array, bins: int = 15
 ) -> Reliability:
-    """Compares confidence, the largest probability, with how often it is right, in bins.
+    """Compares confidence, the largest probability, with accuracy in bins of confidence.
 
     Args:
-        probabilities: ``(..., K)``, for ``K`` classes.
-        labels: ``(...)``, the numbers of the true classes, integers from 0 to ``K - 1``.
-        bins: how many bins of equal width the confidences from 0 to 1 are put in. A
-            confidence between two bins is in the lower one.
+        probabilities: as for :func:`negative_log_likelihood`, and so are `labels`.
+        labels: the true classes.
+        bins: the number of bins of equal width from 0 to 1. A confidence on an edge belongs
+            to the lower bin.
 
     Returns:
         A named tuple of arrays ``(bins,)``: the mean ``confidence`` and the ``accuracy``,
-        float32, and how many ``examples`` there are, int32. The first two are nan in a bin
-        that is empty, which plots leave out.
+        float32, and the number of ``examples``, int32. In an empty bin the first two are
+        nan, which plots leave out.
 
     Raises:
-        TypeError: an argument is not an ``mx.array``, `labels` are not integers, or `bins`
-            is not an int.
-        ValueError: there are no bins; else see :func:`negative_log_likelihood`.
+        TypeError: `bins` is not an int; see :func:`negative_log_likelihood`.
+        ValueError: `bins` is less than 1; see :func:`negative_log_likelihood`.
 
     Example:
         >>> import mlx.core as mx
@@ -56,21 +54,13 @@ def reliability_curve(
 def expected_calibration_error(
     probabilities: mx.array, labels: mx.array, bins: int = 15
 ) -> mx.array:
-    """Gives the mean gap between confidence and accuracy, over examples in bins.
+    """Returns the mean gap between confidence and accuracy, weighted by examples per bin.
 
-    Args:
-        probabilities: ``(..., K)``, for ``K`` classes.
-        labels: ``(...)``, the numbers of the true classes, integers from 0 to ``K - 1``.
-        bins: as for :func:`reliability_curve`.
+    Args and raises as :func:`reliability_curve`.
 
     Returns:
-        One float32 number, of shape ``()``, from 0 to 1: the gaps' absolute values in the
-        bins, weighted by their numbers of examples. With few examples it is too large, so
-        compare only what was predicted for the same ones, with the same bins.
-
-    Raises:
-        TypeError: see :func:`reliability_curve`.
-        ValueError: see :func:`reliability_curve`.
+        One float32 number from 0 to 1. Few examples bias it upwards, so compare only values
+        for the same examples and bins.
 
     Example:
         >>> import mlx.core as mx
@@ -90,14 +80,12 @@ def expected_calibration_error(
 def _sums_in_bins(
     probabilities: mx.array, labels: mx.array, bins: int
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """Gives for each bin its sum of confidences, right guesses and examples."""
+    """Returns the sum of confidences, of right predictions and of examples in each bin."""
     check_labelled(probabilities, labels)
-    bins = as_integer(bins, "bins")
-    if bins < 1:
-        raise ValueError(f"Received {bins} bins. Expected at least one.")
+    bins = as_count(bins, "bins")
     confidence = probabilities.max(-1).flatten().astype(mx.float32)
     right = (probabilities.argmax(-1) == labels).flatten()
     bin_of_each = (confidence[:, None] > mx.arange(1, bins) / bins).sum(1)
     values = mx.stack([confidence, right, mx.ones_like(confidence)], axis=1)
-    sums = total_by_place(values, bin_of_each, bins)
+    sums = total_by_bin(values, bin_of_each, bins)
     return sums[:, 0], sums[:, 1], sums[:, 2]

@@ -1,4 +1,4 @@
-"""What `sample` and `predict` share: a function of a key, keys in chunks, joining them."""
+"""Evaluating a function of a key, or a model, for many keys."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,12 +8,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from chandrop._checks import as_integer
 from chandrop._mlx import vmap
-from chandrop.nn import get_keys
+from chandrop.nn._containers import containers
+from chandrop.nn.tools._model_keys import keyed_layers
 from chandrop.nn.tools._purity import checked
 from chandrop.nn.tools._subnetworks import subnetworks
-from chandrop.random import check_key
+from chandrop.random import Key, check_key
+from chandrop.uncertainty._checks import as_count
 
 Network = nn.Module | Callable[..., Any]
 Dropout = bool | Callable[[str, nn.Module], bool] | None
@@ -23,10 +24,7 @@ _KEYS = "mx.random.split(mx.random.key(0), 32)"
 
 @contextmanager
 def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
-    """Gives a function of a key and inputs: `fn`, or the subnetworks of a model.
-
-    Each of its calls is checked to be pure.
-    """
+    """Yields `fn`, or a model's subnetworks, as a function that is checked to be pure."""
     if isinstance(fn, nn.Module):
         with subnetworks(fn, True if dropout is None else dropout) as function:
             yield checked(function)
@@ -38,64 +36,51 @@ def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
         )
     if dropout is not None:
         raise ValueError(
-            "Received dropout for a function, where it chooses the layers of a model. Give "
-            "the model in place of the function, or choose inside: "
+            "Received dropout for a function. It chooses the layers of a model: pass the "
+            "model, or choose in the function: "
             "functional_call(model, {}, x, key=key, dropout=...)."
         )
     yield checked(fn)
 
 
-def chunks_of(keys: Any, chunk: Any) -> list[mx.array]:
-    """Cuts keys ``(S, 2)`` into parts of `chunk`, the last of which may be shorter."""
+def chunks_of(keys: object, chunk: object) -> list[Key]:
+    """Splits keys ``(S, 2)`` into chunks; by default, one of all keys."""
     if not isinstance(keys, mx.array):
         fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
         raise TypeError(
             f"Received keys of type {type(keys).__name__}. Expected an mx.array (S, 2), "
-            f"one key for each of S samples: {fix}."
+            f"one key per sample: {fix}."
         )
     check_key(keys)
     if keys.ndim != 2 or len(keys) == 0:
         raise ValueError(
-            f"Received keys of shape {keys.shape}. Expected (S, 2), one key for each of S "
-            f">= 1 samples: {_KEYS}."
+            f"Received keys of shape {keys.shape}. Expected (S, 2), one key per sample, "
+            f"with S >= 1 samples: {_KEYS}."
         )
-    size = as_size(chunk, "chunk", len(keys))
+    size = len(keys) if chunk is None else as_count(chunk, "chunk")
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-def as_size(size: Any, name: str, whole: int) -> int:
-    """Gives how many are taken at a time: by default the `whole`."""
-    if size is None:
-        return whole
-    size = as_integer(size, name)
-    if size < 1:
-        raise ValueError(f"Received {name} = {size}. Expected at least 1, or None for all.")
-    return int(size)
-
-
-def is_one_by_one(fn: Network, chunk: int | None, dropout: Dropout) -> bool:
-    """Whether keys are taken one after another by default: a key chooses weights."""
-    if chunk is not None or dropout is False or not isinstance(fn, nn.Module):
+def chooses_weights(fn: Network, dropout: Dropout) -> bool:
+    """Whether a key chooses which weights of a convolution are used, so vmap is slow."""
+    if dropout is False or not isinstance(fn, nn.Module):
         return False
-    modules = dict(fn.named_modules())
     chosen = {
-        id(modules[path])
-        for path in get_keys(fn)
-        if not callable(dropout) or dropout(path, modules[path])
+        id(layer)
+        for path, layer in keyed_layers(fn).items()
+        if not callable(dropout) or dropout(path, layer)
     }
     return any(
         id(layer) in chosen and layer.p > 0
-        for module in modules.values()
+        for _, module in containers(fn)
         for layer in getattr(module, "weight_choosers", ())
     )
 
 
-def over_keys(
-    function: Callable[[mx.array], Any], keys: mx.array, one_by_one: bool = False
-) -> Any:
+def over_keys(function: Callable[[Key], Any], keys: Key, one_by_one: bool = False) -> Any:
     """Evaluates a function for every key, by ``mx.vmap`` or one by one.
 
-    One key needs no ``mx.vmap``: a chunk of one is there for what MLX cannot vmap.
+    One key alone never goes through ``mx.vmap``, for models that MLX cannot vmap.
     """
     if len(keys) > 1 and not one_by_one:
         return vmap(function)(keys)
@@ -104,9 +89,9 @@ def over_keys(
 
 
 def joined(parts: list[Any]) -> Any:
-    """Joins trees of evaluated arrays along axis 0, and empties the list of them.
+    """Concatenates trees of arrays along axis 0, and empties the list.
 
-    One array is joined after another, so that only one is there twice at a time.
+    It evaluates one array after another, so only one at a time is in memory twice.
     """
     if len(parts) == 1:
         return parts.pop()
@@ -120,3 +105,17 @@ def joined(parts: list[Any]) -> Any:
         return array
 
     return tree_map(join, tree)
+
+
+@contextmanager
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Yields a function that advances a progress bar by a number of samples."""
+    if not shown:
+        yield lambda samples: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm.") from error
+    with tqdm(total=total, unit="sample") as bar:
+        yield bar.update

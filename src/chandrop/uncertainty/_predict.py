@@ -1,64 +1,69 @@
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import mlx.core as mx
 
-from chandrop.random import example_keys
+from chandrop.random import Key, example_keys
 from chandrop.uncertainty._blockwise_summary import BlockwiseSummary, Running
+from chandrop.uncertainty._checks import as_count
 from chandrop.uncertainty._classify import Classification, RunningClassification
 from chandrop.uncertainty._over_keys import (
     Dropout,
     Network,
     as_function,
-    as_size,
+    chooses_weights,
     chunks_of,
-    is_one_by_one,
     joined,
     over_keys,
+    progress_bar,
 )
-from chandrop.uncertainty._progress import progress_bar
 from chandrop.uncertainty._regress import Regression, RunningRegression
 
-_RUNNING: dict[str, type[Running]] = {
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Inputs = mx.array | tuple[mx.array, ...]
+
+_TASKS: dict[str, type[Running]] = {
     "classification": RunningClassification,
     "regression": RunningRegression,
 }
 
 
+class Options(TypedDict, total=False):
+    """The keyword arguments of :func:`predict`."""
+
+    batch_size: int | None
+    chunk: int | None
+    progress: bool
+    consistent: bool
+    dropout: Dropout
+
+
 @overload
 def predict(
     fn: Network,
-    keys: mx.array,
-    x: mx.array | tuple[mx.array, ...],
+    keys: Key,
+    x: Inputs,
     task: Literal["classification"] = "classification",
-    *,
-    batch_size: int | None = None,
-    chunk: int | None = None,
-    progress: bool = False,
-    consistent: bool = True,
-    dropout: Dropout = None,
+    **options: "Unpack[Options]",
 ) -> Classification: ...
 
 
 @overload
 def predict(
     fn: Network,
-    keys: mx.array,
-    x: mx.array | tuple[mx.array, ...],
+    keys: Key,
+    x: Inputs,
     task: Literal["regression"],
-    *,
-    batch_size: int | None = None,
-    chunk: int | None = None,
-    progress: bool = False,
-    consistent: bool = True,
-    dropout: Dropout = None,
+    **options: "Unpack[Options]",
 ) -> Regression: ...
 
 
 def predict(
     fn: Network,
-    keys: mx.array,
-    x: mx.array | tuple[mx.array, ...],
+    keys: Key,
+    x: Inputs,
     task: str = "classification",
     *,
     batch_size: int | None = None,
@@ -67,51 +72,40 @@ def predict(
     consistent: bool = True,
     dropout: Dropout = None,
 ) -> Any:
-    """Predicts with a network's subnetworks, and says how uncertain each prediction is.
+    """Predicts with a network's subnetworks and measures the uncertainty of each prediction.
 
-    A key means one subnetwork: each sample is the same network for every example, however
-    the examples are cut into batches. The samples are summarised as they come and never
-    held together.
+    Each key chooses one subnetwork, the same for every example, no matter how the examples
+    are batched. Samples are summarised as they arrive and never held all together.
 
     Args:
-        fn: a trained model; or a pure function ``fn(key, x)``. It gives logits
-            ``(B, ..., K)``, classes last; or for a regression means ``(B, ...)`` or a pair
-            of means and variances: one output for each image, pixel or voxel. A model is
-            called in eval mode, but with its dropout layers on, those of ``mlx.nn`` too,
-            and is left as it was. A function is given keys as layers,
-            :func:`chandrop.nn.functional_call` and :mod:`chandrop.functional` take them:
-            ``(1, 2)``, a key for all examples of the batch, or ``(B, 2)``. It derives
-            others by :func:`chandrop.random.fold_in`.
-        keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
-            :func:`chandrop.random.balanced_keys`, whose masks complement one another.
-        x: the examples, along axis 0; or a tuple of such arrays for several inputs, as
-            ``fn(key, *x)`` or ``model(*x)`` takes them. The axis 0 of what a dropout layer
-            is given has to be that of the examples, too.
+        fn: a trained model, as for :func:`sample`, or a pure function ``fn(key, x)``. It
+            returns logits ``(B, ..., K)``; or, for a regression, means ``(B, ...)`` or a
+            pair of means and variances. A function receives a batch of keys, ``(1, 2)`` or
+            ``(B, 2)``, as layers and :mod:`chandrop.functional` take them. To derive more:
+            :func:`chandrop.random.fold_in`.
+        keys: one key per sample, ``(S, 2)``, as ``mx.random.split(key, S)`` returns.
+        x: the examples, along axis 0, or a tuple of such arrays for several inputs:
+            ``model(*x)`` or ``fn(key, *x)``. Axis 0 has to be the examples in the inputs of
+            dropout layers, too.
         task: ``"classification"`` or ``"regression"``.
-        batch_size: how many examples at a time. Default: all.
-        chunk: how many keys at a time, by ``mx.vmap``: what does not depend on the key is
-            computed once for each chunk, and what does is held for all keys of a chunk.
-            A chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all; of a model that thins convolutions, by a
-            :class:`chandrop.nn.ThinSequential`, one after another.
-        progress: whether to show a progress bar, for which tqdm has to be installed.
-        consistent: whether a sample is one subnetwork. If not, it has a subnetwork for each
-            example, which depends on the place of the example in `x` alone.
-        dropout: for a model: which dropout layers are on, as for
-            :func:`chandrop.nn.functional_call`, such as
-            ``lambda path, layer: path == "head.dropout"``. Default: all.
+        batch_size: the number of examples to evaluate at a time. Default: all.
+        chunk: the number of keys to evaluate at a time, as for :func:`sample`.
+        progress: whether to show a progress bar, which needs tqdm.
+        consistent: whether all examples of a sample share one subnetwork. If not, each
+            example has its own, which depends only on the position of the example in `x`.
+        dropout: which dropout layers of a model are on, as for
+            :func:`chandrop.nn.functional_call`: ``lambda path, layer: path == "head.drop"``.
+            Default: all.
 
     Returns:
-        What :func:`classify` or :func:`regress` gives for all samples, evaluated.
+        The evaluated result of :func:`classify` or :func:`regress` for all samples.
 
     Raises:
-        TypeError: `fn` is not callable, `keys` are no keys, `x` or an output is not an
-            ``mx.array``, or a size is not an int.
-        ValueError: `task` is not known; there are no keys or no examples; a size is less
-            than 1; the outputs are not one for each example, have nan (the error names the
-            sample) or one class, or are probabilities; `dropout` is given for a function;
-            `fn` draws from MLX's global stream; else see
-            :func:`chandrop.nn.functional_call`.
+        TypeError: `x` or an output is not an ``mx.array``; `batch_size` is not an int; see
+            :func:`sample`.
+        ValueError: `task` is unknown; there are no examples; `batch_size` is less than 1;
+            there is not one output per example; see :func:`sample`, :func:`classify` and
+            :func:`regress`.
 
     Example:
         >>> import mlx.core as mx
@@ -127,16 +121,18 @@ def predict(
     for all examples: "consistent dropout" of baal (Atighehchian, Branchaud-Charron and
     Lacoste, "Bayesian active learning for production", 2020).
     """
-    if not isinstance(task, str) or task not in _RUNNING:
+    if not isinstance(task, str) or task not in _TASKS:
         received = repr(task) if isinstance(task, str) else f"of type {type(task).__name__}"
         raise ValueError(
-            f'Received task = {received}. Expected "classification" or "regression". '
-            "Several inputs are a tuple: predict(model, keys, (x, z))."
+            f'Received task = {received}. Expected "classification" or "regression"; for '
+            "several inputs, a tuple: predict(model, keys, (x, z))."
         )
-    chunks = chunks_of(keys, 1 if is_one_by_one(fn, chunk, dropout) else chunk)
+    if chunk is None and chooses_weights(fn, dropout):
+        chunk = 1
+    chunks = chunks_of(keys, chunk)
     inputs = x if isinstance(x, tuple) else (x,)
     examples = _number_of_examples(inputs)
-    size = as_size(batch_size, "batch_size", examples)
+    size = examples if batch_size is None else as_count(batch_size, "batch_size")
     starts = range(0, examples, size)
     results: list[Any] = []
     with (
@@ -145,7 +141,7 @@ def predict(
     ):
         for start in starts:
             batch = [array[start : start + size] for array in inputs]
-            summary = BlockwiseSummary(_RUNNING[task], first_example=start)
+            summary = BlockwiseSummary(_TASKS[task], first_example=start)
             for chosen in chunks:
                 summary.add(_outputs(function, chosen, batch, start, consistent))
                 advance(len(chosen))
@@ -153,62 +149,63 @@ def predict(
     return joined(results)
 
 
-def _number_of_examples(inputs: tuple[mx.array, ...]) -> int:
+def _number_of_examples(inputs: tuple[object, ...]) -> int:
+    shapes = []
     for x in inputs:
         if not isinstance(x, mx.array):
             raise TypeError(
-                f"Received x of type {type(x).__name__}. Expected an mx.array: "
-                "mx.array(x); or a tuple of them for several inputs."
+                f"Received x of type {type(x).__name__}. Expected an mx.array, "
+                "mx.array(x), or a tuple of them for several inputs."
             )
-    lengths = {x.shape[0] if x.ndim else 0 for x in inputs}
+        shapes.append(x.shape)
+    lengths = {shape[0] if shape else 0 for shape in shapes}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            f"Received x of shape {', '.join(str(x.shape) for x in inputs)}. Expected at "
-            "least one example, along axis 0, and of several inputs as many of each."
+            f"Received x of shape {', '.join(map(str, shapes))}. Expected at least one "
+            "example along axis 0, and as many in every input."
         )
     return lengths.pop()
 
 
 def _outputs(
     function: Callable[..., Any],
-    keys: mx.array,
+    keys: Key,
     batch: list[mx.array],
     first_example: int,
     consistent: bool,
-) -> Any:
-    """Gives what the function gives for each key, of one batch."""
+) -> tuple[mx.array, ...]:
+    """Returns the checked outputs for each key and one batch."""
     n = len(batch[0])
 
-    def output(key: mx.array) -> Any:
+    def output(key: Key) -> Any:
         drawn = key[None] if consistent else example_keys(key, n, first_example)
         try:
             return function(drawn, *batch)
         except ValueError as error:
             if not consistent and "Expected one key" in str(error):
-                raise ValueError(
-                    f"{error} consistent=False gave each example a key of its own."
-                ) from error
-            if "Expected key shape" not in str(error):
+                hint = "With consistent=False, predict passes one key per example."
+            elif "Expected key shape" in str(error):
+                hint = (
+                    "predict passes a batch of keys, for layers, functional_call and "
+                    "chandrop.functional. To derive more: chandrop.random.fold_in(key, 0). "
+                    "mx.random takes key[0]; draw one array for all examples with it."
+                )
+            else:
                 raise
-            raise ValueError(
-                f"fn gave mx.random a key made from that of predict, {drawn.shape}: a key "
-                "for all examples of a batch. It is for layers, functional_call and "
-                "chandrop.functional, and chandrop.random.fold_in(key, 0) derives others. "
-                "mx.random takes key[0], if that is no balanced key; draw with 1 in place "
-                "of the number of examples, so that they share the mask."
-            ) from error
+            raise ValueError(f"{error} {hint}") from error
 
     outputs = over_keys(output, keys)
-    for array in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
+    arrays = tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
+    for array in arrays:
         if not isinstance(array, mx.array):
             raise TypeError(
-                f"Received an output of type {type(array).__name__}. Expected an mx.array. "
-                'Take one out of it: predict(nn.Sequential(model, lambda y: y["logits"]), '
-                "keys, x)."
+                f"Received an output of type {type(array).__name__}. Expected an mx.array; "
+                "for one in a dict: "
+                'predict(nn.Sequential(model, lambda y: y["logits"]), keys, x).'
             )
         if array.shape[1:2] != (n,):
             raise ValueError(
                 f"Received an output of shape {array.shape[1:]} for {n} examples. Expected "
-                "one for each of them, along axis 0."
+                "one per example, along axis 0."
             )
-    return outputs
+    return arrays

@@ -1,14 +1,20 @@
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import at, check_array, check_samples, refuse_where
+from chandrop.uncertainty._checks import (
+    Index,
+    as_array,
+    as_samples,
+    in_sample,
+    refuse_where,
+)
 from chandrop.uncertainty._running import RunningMean, RunningVariance
 
 
 class Regression(NamedTuple):
-    """What the samples of a regression say together; see :func:`regress`."""
+    """The summary of a regression's samples; see :func:`regress`."""
 
     mean: mx.array
     epistemic: mx.array
@@ -17,29 +23,30 @@ class Regression(NamedTuple):
 
 
 def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
-    """Summarises samples of a regression: the mean prediction, and its variance and why.
+    """Averages a regression's samples and decomposes their variance.
 
     Args:
-        means: ``(S, ...)``: the predictions of ``S`` samples, such as the subnetworks that
-            keys choose.
-        variances: ``(S, ...)``, as `means`: the variance that each sample predicts for the
-            target, for networks that do. Default: none do.
+        means: ``(S, ...)``: the predictions of ``S`` samples, such as the subnetworks of
+            ``S`` keys.
+        variances: ``(S, ...)``: the variance of the target that each sample predicts.
+            Default: the network predicts none.
 
     Returns:
-        A named tuple of float32 arrays ``(...)``. Variances are in the squared unit of the
-        predictions; the square root is a standard deviation.
+        A named tuple of float32 arrays ``(...)``. A variance is in the squared unit of the
+        predictions; its square root is a standard deviation.
 
         * ``mean``: the mean of `means`.
-        * ``epistemic``: the variance of `means`, divided by ``S``: where samples disagree.
-        * ``aleatoric``: the mean of `variances`, the noise that the network expects; 0
-          without them.
+        * ``epistemic``: the variance of `means`, with the divisor ``S``. It is high where
+          the samples disagree.
+        * ``aleatoric``: the mean of `variances`, the noise that the network expects;
+          0 without `variances`.
         * ``total``: their sum, the variance of the mixture (the law of total variance).
 
     Raises:
-        TypeError: `means` or `variances` is not an ``mx.array``.
+        TypeError: `means` or `variances` is not a real ``mx.array``.
         ValueError: there are no samples; the shapes differ; a sample is not finite, or
-            predicts a negative variance (not checked within ``mx.compile`` and ``mx.vmap``,
-            where the values are not known).
+            predicts a negative variance. Values are not checked within ``mx.compile`` and
+            ``mx.vmap``.
 
     Example:
         >>> import mlx.core as mx
@@ -51,78 +58,59 @@ def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
     Source: Kendall and Gal, "What uncertainties do we need in Bayesian deep learning for
     computer vision?", NeurIPS 2017, equation 9.
     """
-    check_array(means, "means")
-    outputs = means if variances is None else (means, variances)
-    RunningRegression.check(outputs)
+    outputs = (means,) if variances is None else (means, variances)
+    RunningRegression.check(*outputs)
     running = RunningRegression()
-    running.add(outputs)
+    running.add(means, variances)
     return running.result()
 
 
 class RunningRegression:
-    """Summarises samples in one pass: it holds means and variances, never the samples."""
+    """Summarises samples in one pass, without keeping them."""
 
-    # The last axes of a sample that belong to one prediction: none.
+    # How many of the last axes belong to one prediction.
     own_axes = 0
 
-    def __init__(self, name: Callable[[tuple[int, ...]], str] = at) -> None:
-        self._name = name
+    def __init__(self) -> None:
         self._means = RunningVariance()
         self._variances = RunningMean()
 
     @staticmethod
-    def check(outputs: Any) -> None:
-        """Raises unless these are means ``(S, ...)``, or a pair of means and variances."""
-        means, variances = _pair(outputs)
-        check_samples(means, "means", "(S, ...)", least_ndim=1)
-        if variances is None:
-            return
-        check_array(variances, "variances")
-        if variances.shape != means.shape:
+    def check(*outputs: object) -> None:
+        if len(outputs) not in (1, 2):
             raise ValueError(
-                f"Received variances of shape {variances.shape} for means of shape "
-                f"{means.shape}. Expected the same."
+                f"Received {len(outputs)} outputs. Expected means, or a pair of means and "
+                "variances."
             )
+        means = as_samples(outputs[0], "means", "(S, ...)", min_ndim=1)
+        for output in outputs[1:]:
+            variances = as_array(output, "variances")
+            if variances.shape != means.shape:
+                raise ValueError(
+                    f"Received variances of shape {variances.shape} for means of shape "
+                    f"{means.shape}. Expected the same shape."
+                )
 
-    def add(self, outputs: Any) -> None:
-        """Takes samples in that :meth:`check` has let pass."""
-        means, variances = _pair(outputs)
-        self._refuse_where(~mx.isfinite(means), "means that are nan or inf")
+    def add(
+        self,
+        means: mx.array,
+        variances: mx.array | None = None,
+        name: Callable[[Index], str] = in_sample,
+    ) -> None:
+        """Adds checked samples; `name` describes an index in them for an error message."""
+        refuse_where(~mx.isfinite(means), "means that are nan or inf", name=name)
         if variances is not None:
-            self._refuse_where(~mx.isfinite(variances), "variances that are nan or inf")
-            self._refuse_where(
-                variances < 0,
-                "variances below 0 (the logarithms of variances need mx.exp)",
-            )
+            not_finite = ~mx.isfinite(variances)
+            refuse_where(not_finite, "variances that are nan or inf", name=name)
+            fix = "If they are logarithms of variances: mx.exp(variances)."
+            refuse_where(variances < 0, "negative variances", fix, name)
             self._variances.add(variances.astype(mx.float32))
         self._means.add(means.astype(mx.float32))
 
-    def arrays(self) -> list[Any]:
-        """Gives what is held."""
+    def arrays(self) -> list[mx.array]:
         return [*self._means.arrays(), self._variances.mean]
 
     def result(self) -> Regression:
-        """Gives the summary of all samples."""
         epistemic = self._means.variance
         aleatoric = mx.broadcast_to(self._variances.mean, epistemic.shape)
         return Regression(self._means.mean, epistemic, aleatoric, epistemic + aleatoric)
-
-    def _refuse_where(self, wrong: mx.array, what: str) -> None:
-        refuse_where(
-            wrong,
-            lambda index: (
-                f"Received {what} in sample {self._means.samples + index[0]}"
-                f"{self._name(index[1:])}."
-            ),
-        )
-
-
-def _pair(outputs: Any) -> tuple[Any, Any]:
-    if not isinstance(outputs, (tuple, list)):
-        return outputs, None
-    if len(outputs) != 2:
-        raise ValueError(
-            f"Received {len(outputs)} outputs. Expected means, or a pair of means and "
-            "variances."
-        )
-    return outputs[0], outputs[1]

@@ -2,15 +2,12 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import at, check_array, refuse_where
+from chandrop.uncertainty._checks import as_array, refuse_where
 from chandrop.uncertainty._sums import cumulative
 
 
 class RiskCoverage(NamedTuple):
-    """What is left of the errors if the most uncertain are left out.
-
-    See :func:`risk_coverage_curve`.
-    """
+    """The risk of accepting the least uncertain; see :func:`risk_coverage_curve`."""
 
     coverage: mx.array
     risk: mx.array
@@ -18,27 +15,27 @@ class RiskCoverage(NamedTuple):
 
 
 def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage:
-    """Says how many errors are left if only the least uncertain predictions are accepted.
+    """Computes the errors that remain if only the least uncertain predictions are accepted.
 
     Args:
-        errors: what each prediction costs, of any shape: a squared error, or
+        errors: the cost of each prediction, of any shape: a squared error, or
             ``probabilities.argmax(-1) != labels``.
-        uncertainty: of the same shape: ``mutual_information``, ``total``, ...
+        uncertainty: an uncertainty of the same shape, such as ``mutual_information``.
 
     Returns:
         A named tuple of float32 arrays ``(N,)``, for the ``N`` predictions from the least
-        uncertain to the most. Entry ``i`` is for accepting those that are at most as
-        uncertain as this one, so that equally uncertain ones have equal entries.
+        uncertain to the most. Entry ``i`` accepts all predictions that are at most as
+        uncertain as prediction ``i``, so equal uncertainties have equal entries.
 
-        * ``coverage``: the share that is accepted, up to 1.
-        * ``risk``: the mean error of what is accepted; the last is that of all, and
-          ``risk.mean()`` the area under the curve (AURC).
-        * ``threshold``: the uncertainty of this prediction.
+        * ``coverage``: the share of predictions accepted, up to 1.
+        * ``risk``: the mean error of the accepted predictions. ``risk.mean()`` is the area
+          under the curve (AURC).
+        * ``threshold``: the uncertainty of prediction ``i``.
 
     Raises:
-        TypeError: an argument is not an ``mx.array``.
-        ValueError: the shapes differ, there are no errors, or there is nan in one (values
-            are not checked within ``mx.compile`` and ``mx.vmap``).
+        TypeError: an argument is not a real ``mx.array``.
+        ValueError: the shapes differ; there are no predictions; an argument contains nan,
+            which is not checked within ``mx.compile`` and ``mx.vmap``.
 
     Example:
         >>> import mlx.core as mx
@@ -52,12 +49,12 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
     classification", JMLR 11, 2010; Geifman and El-Yaniv, "Selective classification for deep
     neural networks", NeurIPS 2017.
     """
-    _check_no_nan(errors, "errors")
-    _check_no_nan(uncertainty, "uncertainty")
+    for name, array in (("errors", errors), ("uncertainty", uncertainty)):
+        refuse_where(mx.isnan(as_array(array, name)), f"nan in {name}")
     if errors.shape != uncertainty.shape or errors.size == 0:
         raise ValueError(
             f"Received errors of shape {errors.shape} and uncertainty of shape "
-            f"{uncertainty.shape}. Expected the same, for at least one prediction."
+            f"{uncertainty.shape}. Expected equal shapes, for at least one prediction."
         )
     order = mx.argsort(uncertainty.flatten())
     threshold = uncertainty.flatten()[order].astype(mx.float32)
@@ -66,14 +63,9 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
     return RiskCoverage(accepted / total.size, total[accepted - 1] / accepted, threshold)
 
 
-def _check_no_nan(array: mx.array, name: str) -> None:
-    check_array(array, name)
-    refuse_where(mx.isnan(array), lambda index: f"Received nan in {name}{at(index)}.")
-
-
 def _last_equal(ordered: mx.array) -> mx.array:
-    """Gives for each entry the place of the last one that equals it."""
+    """Returns for each entry the position of the last entry that equals it."""
     begins = mx.concatenate([mx.array([False]), ordered[1:] != ordered[:-1]])
     group = mx.cumsum(begins.astype(mx.int32))
-    places = mx.arange(ordered.size)
-    return mx.zeros_like(places).at[group].maximum(places)[group]
+    positions = mx.arange(ordered.size)
+    return mx.zeros_like(positions).at[group].maximum(positions)[group]

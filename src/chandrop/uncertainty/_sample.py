@@ -3,21 +3,22 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop.random import Key
 from chandrop.uncertainty._over_keys import (
     Dropout,
     Network,
     as_function,
+    chooses_weights,
     chunks_of,
-    is_one_by_one,
     joined,
     over_keys,
+    progress_bar,
 )
-from chandrop.uncertainty._progress import progress_bar
 
 
 def sample(
     fn: Network,
-    keys: mx.array,
+    keys: Key,
     *args: Any,
     chunk: int | None = None,
     progress: bool = False,
@@ -25,38 +26,35 @@ def sample(
 ) -> Any:
     """Evaluates a function of a key, or a model's subnetworks, for every key.
 
-    It is ``mx.vmap`` over the keys: what does not depend on the key is computed once for
-    all of them, so that dropout in the last layers alone costs little more than one call.
+    It applies ``mx.vmap`` over the keys, so whatever does not depend on the key is computed
+    only once: dropout in the last layers alone costs little more than a single call.
 
     Args:
-        fn: a pure function ``fn(key, *args)`` of one key ``(2,)``; or a model, of which
-            each key chooses one subnetwork, the same for every example (its batch is axis
-            0). The model is called in eval mode, but with its dropout layers on, those of
-            ``mlx.nn`` too, and is left as it was.
-        keys: keys ``(S, 2)``, as ``mx.random.split(key, S)`` gives, or
-            :func:`chandrop.random.balanced_keys`.
-        *args: what `fn` is called with after the key. Each call is given copies of the
-            arrays in it, so that ``x += 1`` inside changes none.
-        chunk: how many keys at a time, which bounds the memory. Each chunk is evaluated,
-            so that with it `sample` can't be used within ``mx.compile`` and ``mx.vmap``. A
+        fn: a model, or a pure function ``fn(key, *args)`` of one key ``(2,)``. Each key
+            chooses one subnetwork of a model, the same for every example along axis 0. The
+            model runs in eval mode with its dropout layers on, including those of
+            ``mlx.nn``, and is afterwards as it was before.
+        keys: one key per sample, ``(S, 2)``, as ``mx.random.split(key, S)`` returns.
+        *args: the other arguments of `fn`. Each call receives copies of their arrays, so
+            ``x += 1`` in `fn` does not change yours.
+        chunk: the number of keys to evaluate at a time, which bounds the memory. Each chunk
+            is evaluated, which is not possible within ``mx.compile`` and ``mx.vmap``. A
             chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all at once, without evaluating them; of a model that thins
-            convolutions, by a :class:`chandrop.nn.ThinSequential`, one after another.
-        progress: whether to show a progress bar, for which tqdm has to be installed. Each
-            chunk is then evaluated, too.
-        dropout: for a model: which dropout layers are on, as for
+            all keys at once, lazily; one by one for a model that thins convolutions with a
+            :class:`chandrop.thin.ThinSequential`.
+        progress: whether to show a progress bar, which needs tqdm and evaluates each chunk.
+        dropout: which dropout layers of a model are on, as for
             :func:`chandrop.nn.functional_call`. Default: all.
 
     Returns:
-        What `fn` returns, any tree of arrays, with a leading axis for the ``S`` keys.
+        The outputs of `fn`, any tree of arrays, with a leading axis for the ``S`` keys.
 
     Raises:
-        TypeError: `fn` is not callable or returns an iterator, `keys` are no keys, or
-            `chunk` is not an int.
+        TypeError: `fn` is not callable or returns an iterator; `keys` is not an array of
+            keys; `chunk` is not an int.
         ValueError: there are no keys; `chunk` is less than 1; `dropout` is given for a
-            function; `fn` draws from MLX's global stream, or changes what its arguments
-            hold in lists, dicts and attributes of objects, such as a key-value cache; else
-            see :func:`chandrop.nn.functional_call`.
+            function; `fn` draws from MLX's global stream, or changes its arguments, such as
+            a key-value cache; see :func:`chandrop.nn.functional_call`.
 
     Example:
         >>> import mlx.core as mx
@@ -69,11 +67,12 @@ def sample(
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
-    chunks, one_by_one = chunks_of(keys, chunk), is_one_by_one(fn, chunk, dropout)
+    chunks = chunks_of(keys, chunk)
+    one_by_one = chunk is None and chooses_weights(fn, dropout)
     parts = []
     with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
         for chosen in chunks:
-            # A model takes a key for all examples in a batch of one.
+            # With a batch of one key, a model has one mask for all examples.
             drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
             parts.append(over_keys(lambda key: function(key, *args), drawn, one_by_one))
             if chunk is not None or progress:

@@ -1,4 +1,4 @@
-"""Proper scores: lower is better, and the true probabilities have the best."""
+"""Proper scores: lower is better, and the true probabilities score best."""
 
 import mlx.core as mx
 
@@ -7,21 +7,21 @@ from chandrop.uncertainty._sums import mean
 
 
 def negative_log_likelihood(probabilities: mx.array, labels: mx.array) -> mx.array:
-    """Gives the mean of ``-log(p)``, with ``p`` what the label was given.
+    """Returns the mean of ``-log(p)``, where ``p`` is the probability of the label.
 
     Args:
-        probabilities: ``(..., K)``, for ``K`` classes.
-        labels: ``(...)``, the numbers of the true classes, integers from 0 to ``K - 1``.
+        probabilities: ``(..., K)``, of ``K`` classes.
+        labels: ``(...)``, the true classes, integers from 0 to ``K - 1``.
 
     Returns:
-        One float32 number, of shape ``()``, in nats, at least 0. It is inf if a label was
-        given no probability at all.
+        One float32 number, in nats, at least 0. It is inf if the probability of a label is 0.
 
     Raises:
-        TypeError: an argument is not an ``mx.array``, or `labels` are not integers.
-        ValueError: the shapes do not fit, there are no examples or fewer than two classes,
-            a label is out of range, or `probabilities` hold nan, are negative or do not add
-            up to 1 (values are not checked within ``mx.compile`` and ``mx.vmap``).
+        TypeError: an argument is not a real ``mx.array``; `labels` are not integers.
+        ValueError: the shapes do not match; there are no examples, or fewer than two
+            classes; a label is out of range; `probabilities` contain nan, are negative or
+            do not add up to 1. Values are not checked within ``mx.compile`` and
+            ``mx.vmap``.
 
     Example:
         >>> import mlx.core as mx
@@ -39,18 +39,13 @@ def negative_log_likelihood(probabilities: mx.array, labels: mx.array) -> mx.arr
 
 
 def brier_score(probabilities: mx.array, labels: mx.array) -> mx.array:
-    """Gives the squared distance to the one-hot labels: summed over classes, then averaged.
+    """Returns the mean squared distance between probabilities and one-hot labels.
 
-    Args:
-        probabilities: ``(..., K)``, for ``K`` classes.
-        labels: ``(...)``, the numbers of the true classes, integers from 0 to ``K - 1``.
+    The squares are summed over classes. Args and raises as
+    :func:`negative_log_likelihood`.
 
     Returns:
-        One float32 number, of shape ``()``, from 0 to 2.
-
-    Raises:
-        TypeError: an argument is not an ``mx.array``, or `labels` are not integers.
-        ValueError: see :func:`negative_log_likelihood`.
+        One float32 number from 0 to 2.
 
     Example:
         >>> import mlx.core as mx
