@@ -3,7 +3,9 @@
 from chandrop._home import set_home
 from chandrop.uncertainty._calibration import (
     Reliability,
+    brier_score,
     expected_calibration_error,
+    negative_log_likelihood,
     reliability_curve,
 )
 from chandrop.uncertainty._classify import Classification, classify
@@ -11,7 +13,6 @@ from chandrop.uncertainty._predict import predict
 from chandrop.uncertainty._regress import Regression, regress
 from chandrop.uncertainty._risk_coverage import RiskCoverage, risk_coverage_curve
 from chandrop.uncertainty._sample import sample
-from chandrop.uncertainty._scores import brier_score, negative_log_likelihood
 
 __all__ = [
     "Classification",

@@ -1,11 +1,11 @@
-"""Calibration: 80 % of the predictions with a confidence of 0.8 should be right."""
+"""How well predicted probabilities match labels."""
 
 from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import as_count, check_labelled
-from chandrop.uncertainty._sums import total_by_bin
+from chandrop.uncertainty._checks import as_array, as_count, refuse_where
+from chandrop.uncertainty._sums import mean, total_by_bin
 
 
 class Reliability(NamedTuple):
@@ -22,19 +22,22 @@ def reliability_curve(
     """Compares confidence, the largest probability, with accuracy in bins of confidence.
 
     Args:
-        probabilities: as for :func:`negative_log_likelihood`, and so are `labels`.
-        labels: the true classes.
+        probabilities: ``(..., K)``, of ``K`` classes.
+        labels: ``(...)``, the true classes, integers from 0 to ``K - 1``.
         bins: the number of bins of equal width from 0 to 1. A confidence on an edge belongs
             to the lower bin.
 
     Returns:
         A named tuple of arrays ``(bins,)``: the mean ``confidence`` and the ``accuracy``,
-        float32, and the number of ``examples``, int32. In an empty bin the first two are
-        nan, which plots leave out.
+        float32, both nan in an empty bin, and the number of ``examples``, int32.
 
     Raises:
-        TypeError: `bins` is not an int; see :func:`negative_log_likelihood`.
-        ValueError: `bins` is less than 1; see :func:`negative_log_likelihood`.
+        TypeError: `probabilities` is not a real ``mx.array``; `labels` is not an array of
+            integers; `bins` is not an int.
+        ValueError: the shapes do not match; there are no examples, or fewer than two
+            classes; `bins` is less than 1; a label is out of range; probabilities are nan,
+            negative or do not add up to 1. ``mx.compile`` and ``mx.vmap`` hide the values
+            from these checks.
 
     Example:
         >>> import mlx.core as mx
@@ -54,13 +57,10 @@ def reliability_curve(
 def expected_calibration_error(
     probabilities: mx.array, labels: mx.array, bins: int = 15
 ) -> mx.array:
-    """Returns the mean gap between confidence and accuracy, weighted by examples per bin.
+    """Returns the mean gap between confidence and accuracy over examples in bins.
 
-    Args and raises as :func:`reliability_curve`.
-
-    Returns:
-        One float32 number from 0 to 1. Few examples bias it upwards, so compare only values
-        for the same examples and bins.
+    The value is a float32 from 0 to 1. Few examples bias it upwards, so compare only values
+    of the same examples and bins. Args and raises as :func:`reliability_curve`.
 
     Example:
         >>> import mlx.core as mx
@@ -77,15 +77,87 @@ def expected_calibration_error(
     return mx.abs(confidence - right).sum() / examples.sum()
 
 
-def _sums_in_bins(
-    probabilities: mx.array, labels: mx.array, bins: int
-) -> tuple[mx.array, mx.array, mx.array]:
-    """Returns the sum of confidences, of right predictions and of examples in each bin."""
-    check_labelled(probabilities, labels)
+def negative_log_likelihood(probabilities: mx.array, labels: mx.array) -> mx.array:
+    """Returns the mean of ``-log(p)``, where ``p`` is the probability of the true class.
+
+    The value is a float32, in nats. Lower is better; inf means that a true class has the
+    probability 0. Args and raises as :func:`reliability_curve`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.uncertainty import negative_log_likelihood
+        >>> probabilities = mx.array([[0.5, 0.5], [1.0, 0.0]])
+        >>> round(negative_log_likelihood(probabilities, mx.array([0, 0])).item(), 4)
+        0.3466
+
+    Source: the logarithmic score: Good, "Rational decisions", Journal of the Royal
+    Statistical Society B 14, 1952.
+    """
+    _check_labelled(probabilities, labels)
+    given = mx.take_along_axis(probabilities, labels[..., None], axis=-1)
+    return mean(-mx.log(mx.minimum(given.astype(mx.float32), 1)))
+
+
+def brier_score(probabilities: mx.array, labels: mx.array) -> mx.array:
+    """Returns the mean over examples of the squared distance to the one-hot label.
+
+    The value is a float32 from 0 to 2. Lower is better. Args and raises as
+    :func:`reliability_curve`.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.uncertainty import brier_score
+        >>> probabilities = mx.array([[0.5, 0.5], [1.0, 0.0]])
+        >>> brier_score(probabilities, mx.array([0, 0])).item()
+        0.25
+
+    Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly
+    Weather Review 78, 1950.
+    """
+    _check_labelled(probabilities, labels)
+    one_hot = labels[..., None] == mx.arange(probabilities.shape[-1])
+    return mean(((probabilities.astype(mx.float32) - one_hot) ** 2).sum(-1))
+
+
+def _sums_in_bins(probabilities: mx.array, labels: mx.array, bins: int) -> mx.array:
+    """Returns the sums of confidences, right predictions and examples in each bin."""
+    _check_labelled(probabilities, labels)
     bins = as_count(bins, "bins")
     confidence = probabilities.max(-1).flatten().astype(mx.float32)
     right = (probabilities.argmax(-1) == labels).flatten()
     bin_of_each = (confidence[:, None] > mx.arange(1, bins) / bins).sum(1)
     values = mx.stack([confidence, right, mx.ones_like(confidence)], axis=1)
-    sums = total_by_bin(values, bin_of_each, bins)
-    return sums[:, 0], sums[:, 1], sums[:, 2]
+    return total_by_bin(values, bin_of_each, bins).T
+
+
+def _check_labelled(probabilities: object, labels: object) -> None:
+    probabilities = as_array(probabilities, "probabilities")
+    labels = as_array(labels, "labels")
+    if not mx.issubdtype(labels.dtype, mx.integer):
+        raise TypeError(
+            f"Received labels of dtype {labels.dtype}. Expected integers: "
+            "labels.astype(mx.int32), or mx.argmax(labels, axis=-1) for one-hot labels."
+        )
+    classes = probabilities.shape[-1] if probabilities.ndim else 0
+    if classes < 2 or labels.shape != probabilities.shape[:-1] or labels.size == 0:
+        raise ValueError(
+            f"Received probabilities of shape {probabilities.shape} and labels of shape "
+            f"{labels.shape}. Expected (..., K) and (...), for K >= 2 classes and at least "
+            "one example. For one probability p: mx.stack([1 - p, p], axis=-1); for "
+            "one-hot labels: mx.argmax(labels, axis=-1)."
+        )
+    refuse_where(
+        (labels < 0) | (labels >= classes),
+        f"a label outside [0, {classes})",
+        "If labels count from 1: labels - 1. To leave out examples without a label: "
+        "array[kept], with kept = mx.array(np.flatnonzero(labels >= 0)).",
+    )
+    # Comparisons with nan are false, so test for what is right.
+    sums = probabilities.astype(mx.float32).sum(-1)
+    rounding = 1e-2 if probabilities.dtype == mx.float32 else 1e-1
+    right = (probabilities >= 0).all(-1) & (mx.abs(sums - 1) < rounding)
+    refuse_where(
+        ~right,
+        "probabilities that are nan, negative or do not add up to 1",
+        "If they are logits: mx.softmax(logits.astype(mx.float32), axis=-1).",
+    )

@@ -96,7 +96,10 @@ class RunningClassification:
         """Adds checked samples; `name` describes an index in them for an error message."""
         logits = logits.astype(mx.float32)
         if self._entropy.samples == 0:
-            _refuse_probabilities(logits)
+            add_up = (mx.abs(logits.sum(-1) - 1) < 1e-5).all()
+            what = "logits that are not negative and add up to 1, as probabilities do"
+            fix = "Leave out the network's last softmax, or pass mx.log(probabilities)."
+            refuse_where(add_up & (logits >= 0).all(), what, fix)
         # The log-probabilities, but for the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
         weights = mx.exp(logarithms)
@@ -132,12 +135,3 @@ def _cross_entropy(probabilities: mx.array, logarithms: mx.array) -> mx.array:
     # 0 * log(0) counts as 0, not nan.
     logarithms = mx.where(probabilities > 0, logarithms, 0)
     return -(probabilities * logarithms).sum(-1)
-
-
-def _refuse_probabilities(logits: mx.array) -> None:
-    add_up = (mx.abs(logits.sum(-1) - 1) < 1e-5).all()
-    refuse_where(
-        add_up & (logits >= 0).all(),
-        "logits that are not negative and add up to 1, as probabilities do",
-        "Leave out the network's last softmax, or pass mx.log(probabilities).",
-    )

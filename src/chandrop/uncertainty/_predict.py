@@ -1,38 +1,23 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import mlx.core as mx
 
 from chandrop.random import Key, example_keys
-from chandrop.uncertainty._blockwise_summary import BlockwiseSummary, Running
+from chandrop.uncertainty._blockwise_summary import TASKS, BlockwiseSummary
 from chandrop.uncertainty._checks import as_count
-from chandrop.uncertainty._classify import Classification, RunningClassification
-from chandrop.uncertainty._over_keys import (
-    Dropout,
-    Network,
-    as_function,
-    chooses_weights,
-    chunks_of,
-    joined,
-    over_keys,
-    progress_bar,
-)
-from chandrop.uncertainty._regress import Regression, RunningRegression
+from chandrop.uncertainty._classify import Classification
+from chandrop.uncertainty._regress import Regression
+from chandrop.uncertainty._sample import Dropout, Network, joined, sampler
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Inputs = mx.array | tuple[mx.array, ...]
 
-_TASKS: dict[str, type[Running]] = {
-    "classification": RunningClassification,
-    "regression": RunningRegression,
-}
-
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of :func:`predict`."""
-
     batch_size: int | None
     chunk: int | None
     progress: bool
@@ -45,11 +30,9 @@ def predict(
     fn: Network,
     keys: Key,
     x: Inputs,
-    task: Literal["classification"] = "classification",
+    task: Literal["classification"] = ...,
     **options: "Unpack[Options]",
 ) -> Classification: ...
-
-
 @overload
 def predict(
     fn: Network,
@@ -58,8 +41,6 @@ def predict(
     task: Literal["regression"],
     **options: "Unpack[Options]",
 ) -> Regression: ...
-
-
 def predict(
     fn: Network,
     keys: Key,
@@ -72,7 +53,7 @@ def predict(
     consistent: bool = True,
     dropout: Dropout = None,
 ) -> Any:
-    """Predicts with a network's subnetworks and measures the uncertainty of each prediction.
+    """Predicts with a network's subnetworks, and measures how uncertain each prediction is.
 
     Each key chooses one subnetwork, the same for every example, no matter how the examples
     are batched. Samples are summarised as they arrive and never held all together.
@@ -81,21 +62,18 @@ def predict(
         fn: a trained model, as for :func:`sample`, or a pure function ``fn(key, x)``. It
             returns logits ``(B, ..., K)``; or, for a regression, means ``(B, ...)`` or a
             pair of means and variances. A function receives a batch of keys, ``(1, 2)`` or
-            ``(B, 2)``, as layers and :mod:`chandrop.functional` take them. To derive more:
-            :func:`chandrop.random.fold_in`.
-        keys: one key per sample, ``(S, 2)``, as ``mx.random.split(key, S)`` returns.
+            ``(B, 2)``, as layers and :mod:`chandrop.functional` take them;
+            :func:`chandrop.random.fold_in` derives more.
+        keys: as for :func:`sample`, and so are `chunk` and `dropout`.
         x: the examples, along axis 0, or a tuple of such arrays for several inputs:
-            ``model(*x)`` or ``fn(key, *x)``. Axis 0 has to be the examples in the inputs of
-            dropout layers, too.
+            ``model(*x)``. Dropout layers, too, must receive the examples along axis 0.
         task: ``"classification"`` or ``"regression"``.
         batch_size: the number of examples to evaluate at a time. Default: all.
-        chunk: the number of keys to evaluate at a time, as for :func:`sample`.
+        chunk: the number of keys to evaluate at a time.
         progress: whether to show a progress bar, which needs tqdm.
         consistent: whether all examples of a sample share one subnetwork. If not, each
             example has its own, which depends only on the position of the example in `x`.
-        dropout: which dropout layers of a model are on, as for
-            :func:`chandrop.nn.functional_call`: ``lambda path, layer: path == "head.drop"``.
-            Default: all.
+        dropout: which dropout layers of a model are on.
 
     Returns:
         The evaluated result of :func:`classify` or :func:`regress` for all samples.
@@ -121,91 +99,58 @@ def predict(
     for all examples: "consistent dropout" of baal (Atighehchian, Branchaud-Charron and
     Lacoste, "Bayesian active learning for production", 2020).
     """
-    if not isinstance(task, str) or task not in _TASKS:
-        received = repr(task) if isinstance(task, str) else f"of type {type(task).__name__}"
+    if not isinstance(task, str) or task not in TASKS:
+        received = repr(task) if isinstance(task, str) else type(task)
         raise ValueError(
-            f'Received task = {received}. Expected "classification" or "regression"; for '
+            f'Received task = {received}. Expected "classification" or "regression". For '
             "several inputs, a tuple: predict(model, keys, (x, z))."
         )
-    if chunk is None and chooses_weights(fn, dropout):
-        chunk = 1
-    chunks = chunks_of(keys, chunk)
     inputs = x if isinstance(x, tuple) else (x,)
-    examples = _number_of_examples(inputs)
+    if not all(isinstance(array, mx.array) for array in inputs):
+        raise TypeError(
+            f"Received x of type {type(x).__name__}. Expected an mx.array, mx.array(x), or "
+            "a tuple of them for several inputs."
+        )
+    lengths = {array.shape[0] if array.ndim else 0 for array in inputs}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"Received x of shape {', '.join(str(array.shape) for array in inputs)}. "
+            "Expected at least one example along axis 0, and as many in every input."
+        )
+    examples = lengths.pop()
     size = examples if batch_size is None else as_count(batch_size, "batch_size")
     starts = range(0, examples, size)
     results: list[Any] = []
-    with (
-        as_function(fn, dropout) as function,
-        progress_bar(len(starts) * len(keys), progress) as advance,
-    ):
+    with sampler(fn, keys, chunk, dropout, progress, len(starts)) as run:
         for start in starts:
             batch = [array[start : start + size] for array in inputs]
-            summary = BlockwiseSummary(_TASKS[task], first_example=start)
-            for chosen in chunks:
-                summary.add(_outputs(function, chosen, batch, start, consistent))
-                advance(len(chosen))
+            summary = BlockwiseSummary(task, start, len(batch[0]))
+            run(partial(_call, batch, start, consistent), summary.add)
             results.append(summary.result())
     return joined(results)
 
 
-def _number_of_examples(inputs: tuple[object, ...]) -> int:
-    shapes = []
-    for x in inputs:
-        if not isinstance(x, mx.array):
-            raise TypeError(
-                f"Received x of type {type(x).__name__}. Expected an mx.array, "
-                "mx.array(x), or a tuple of them for several inputs."
-            )
-        shapes.append(x.shape)
-    lengths = {shape[0] if shape else 0 for shape in shapes}
-    if len(lengths) != 1 or 0 in lengths:
-        raise ValueError(
-            f"Received x of shape {', '.join(map(str, shapes))}. Expected at least one "
-            "example along axis 0, and as many in every input."
-        )
-    return lengths.pop()
-
-
-def _outputs(
-    function: Callable[..., Any],
-    keys: Key,
-    batch: list[mx.array],
+def _call(
+    batch: Sequence[mx.array],
     first_example: int,
     consistent: bool,
-) -> tuple[mx.array, ...]:
-    """Returns the checked outputs for each key and one batch."""
+    function: Callable[..., Any],
+    key: Key,
+) -> Any:
+    """Calls the network with one key for all examples, or one key per example."""
     n = len(batch[0])
-
-    def output(key: Key) -> Any:
-        drawn = key[None] if consistent else example_keys(key, n, first_example)
-        try:
-            return function(drawn, *batch)
-        except ValueError as error:
-            if not consistent and "Expected one key" in str(error):
-                hint = "With consistent=False, predict passes one key per example."
-            elif "Expected key shape" in str(error):
-                hint = (
-                    "predict passes a batch of keys, for layers, functional_call and "
-                    "chandrop.functional. To derive more: chandrop.random.fold_in(key, 0). "
-                    "mx.random takes key[0]; draw one array for all examples with it."
-                )
-            else:
-                raise
-            raise ValueError(f"{error} {hint}") from error
-
-    outputs = over_keys(output, keys)
-    arrays = tuple(outputs) if isinstance(outputs, (tuple, list)) else (outputs,)
-    for array in arrays:
-        if not isinstance(array, mx.array):
-            raise TypeError(
-                f"Received an output of type {type(array).__name__}. Expected an mx.array; "
-                "for one in a dict: "
-                'predict(nn.Sequential(model, lambda y: y["logits"]), keys, x).'
+    drawn = key[None] if consistent else example_keys(key, n, first_example)
+    try:
+        return function(drawn, *batch)
+    except ValueError as error:
+        if not consistent and "Expected one key" in str(error):
+            hint = "consistent=False gave each example its own key."
+        elif "Expected key shape" in str(error):
+            hint = (
+                "predict passes a batch of keys. To derive more: "
+                "chandrop.random.fold_in(key, 0). For mx.random: key[0], which draws for "
+                "one example, to be shared by all."
             )
-        if array.shape[1:2] != (n,):
-            raise ValueError(
-                f"Received an output of shape {array.shape[1:]} for {n} examples. Expected "
-                "one per example, along axis 0."
-            )
-    return arrays
+        else:
+            raise
+        raise ValueError(f"{error} {hint}") from error

@@ -1,19 +1,24 @@
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
 
-from chandrop.random import Key
-from chandrop.uncertainty._over_keys import (
-    Dropout,
-    Network,
-    as_function,
-    chooses_weights,
-    chunks_of,
-    joined,
-    over_keys,
-    progress_bar,
-)
+from chandrop._mlx import vmap
+from chandrop.nn._containers import containers
+from chandrop.nn.tools._model_keys import keyed_layers
+from chandrop.nn.tools._purity import checked
+from chandrop.nn.tools._subnetworks import subnetworks
+from chandrop.random import Key, check_key
+from chandrop.uncertainty._checks import as_count
+
+Network = nn.Module | Callable[..., Any]
+Dropout = bool | Callable[[str, nn.Module], bool] | None
+
+_KEYS = "mx.random.split(mx.random.key(0), 32)"
 
 
 def sample(
@@ -33,15 +38,14 @@ def sample(
         fn: a model, or a pure function ``fn(key, *args)`` of one key ``(2,)``. Each key
             chooses one subnetwork of a model, the same for every example along axis 0. The
             model runs in eval mode with its dropout layers on, including those of
-            ``mlx.nn``, and is afterwards as it was before.
+            ``mlx.nn``, and is restored afterwards.
         keys: one key per sample, ``(S, 2)``, as ``mx.random.split(key, S)`` returns.
         *args: the other arguments of `fn`. Each call receives copies of their arrays, so
             ``x += 1`` in `fn` does not change yours.
-        chunk: the number of keys to evaluate at a time, which bounds the memory. Each chunk
-            is evaluated, which is not possible within ``mx.compile`` and ``mx.vmap``. A
-            chunk of 1 does without ``mx.vmap``, for models that MLX cannot vmap. Default:
-            all keys at once, lazily; one by one for a model that thins convolutions with a
-            :class:`chandrop.thin.ThinSequential`.
+        chunk: the number of keys to evaluate at a time, which bounds the memory and is not
+            possible within ``mx.compile`` and ``mx.vmap``. A chunk of 1 avoids ``mx.vmap``,
+            for models that MLX cannot vmap. Default: all keys, not evaluated; one by one
+            for a model whose :class:`chandrop.thin.ThinSequential` thins convolutions.
         progress: whether to show a progress bar, which needs tqdm and evaluates each chunk.
         dropout: which dropout layers of a model are on, as for
             :func:`chandrop.nn.functional_call`. Default: all.
@@ -67,15 +71,138 @@ def sample(
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
-    chunks = chunks_of(keys, chunk)
-    one_by_one = chunk is None and chooses_weights(fn, dropout)
-    parts = []
-    with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
-        for chosen in chunks:
-            # With a batch of one key, a model has one mask for all examples.
-            drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
-            parts.append(over_keys(lambda key: function(key, *args), drawn, one_by_one))
-            if chunk is not None or progress:
-                mx.eval(parts[-1])
-            advance(len(chosen))
-    return joined(parts)
+    is_lazy = chunk is None and not progress
+    parts: list[Any] = []
+
+    def call(function: Callable[..., Any], key: Key) -> Any:
+        # With a batch of one key, a model has one mask for all examples.
+        return function(key[None] if isinstance(fn, nn.Module) else key, *args)
+
+    def take(part: Any) -> None:
+        if not is_lazy:
+            mx.eval(part)
+        parts.append(part)
+
+    with sampler(fn, keys, chunk, dropout, progress) as run:
+        run(call, take)
+    return joined(parts, is_lazy)
+
+
+@contextmanager
+def sampler(
+    fn: Network,
+    keys: Key,
+    chunk: int | None,
+    dropout: Dropout,
+    progress: bool,
+    runs: int = 1,
+) -> Iterator[Callable[[Callable[..., Any], Callable[[Any], None]], None]]:
+    """Yields a function that calls ``call(function, key)`` for the keys, chunk by chunk.
+
+    The function is `fn`, or chooses a model's subnetwork, and is checked to be pure. Each
+    chunk of results is passed on at once, so that no other reference keeps it alive.
+    """
+    _check_keys(keys)
+    if chunk is None and _chooses_weights(fn, dropout):
+        chunk = 1
+    size = len(keys) if chunk is None else as_count(chunk, "chunk")
+    with (
+        _as_function(fn, dropout) as function,
+        _progress_bar(runs * len(keys), progress) as advance,
+    ):
+        pure = checked(function)
+
+        def run(call: Callable[..., Any], take: Callable[[Any], None]) -> None:
+            for start in range(0, len(keys), size):
+                chosen = keys[start : start + size]
+                take(_over_keys(partial(call, pure), chosen))
+                advance(len(chosen))
+
+        yield run
+
+
+def _over_keys(function: Callable[[Key], Any], keys: Key) -> Any:
+    if len(keys) > 1:
+        return vmap(function)(keys)
+    return tree_map(lambda array: array[None], function(keys[0]))
+
+
+def joined(parts: list[Any], is_lazy: bool = False) -> Any:
+    """Concatenates trees of arrays along axis 0, and empties the list.
+
+    Unless it is lazy, only one array at a time is in memory twice.
+    """
+    if len(parts) == 1:
+        return parts.pop()
+    tree = tree_map(lambda _: None, parts[0])
+    leaves: list[Any] = [list(dict(tree_flatten(part)).values()) for part in parts]
+    parts.clear()
+
+    def join(_: None) -> mx.array:
+        array = mx.concatenate([part.pop(0) for part in leaves])
+        if not is_lazy:
+            mx.eval(array)
+        return array
+
+    return tree_map(join, tree)
+
+
+def _check_keys(keys: object) -> None:
+    if not isinstance(keys, mx.array):
+        fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
+        raise TypeError(
+            f"Received keys of type {type(keys).__name__}. Expected an mx.array: {fix}."
+        )
+    check_key(keys)
+    if keys.ndim != 2 or len(keys) == 0:
+        raise ValueError(
+            f"Received keys of shape {keys.shape}. Expected (S, 2) for S >= 1 samples: "
+            f"{_KEYS}."
+        )
+
+
+def _chooses_weights(fn: Network, dropout: Dropout) -> bool:
+    """Whether a key chooses the weights of a convolution."""
+    if dropout is False or not isinstance(fn, nn.Module):
+        return False
+    chosen = {
+        id(layer)
+        for path, layer in keyed_layers(fn).items()
+        if not callable(dropout) or dropout(path, layer)
+    }
+    return any(
+        id(layer) in chosen and layer.p > 0
+        for _, module in containers(fn)
+        for layer in getattr(module, "weight_choosers", ())
+    )
+
+
+def _as_function(
+    fn: Network, dropout: Dropout
+) -> AbstractContextManager[Callable[..., Any]]:
+    if isinstance(fn, nn.Module):
+        return subnetworks(fn, True if dropout is None else dropout)
+    if isinstance(fn, type) or not callable(fn):
+        received = f"the class {fn.__name__}" if isinstance(fn, type) else f"fn {type(fn)}"
+        raise TypeError(
+            f"Received {received}. Expected a model, or a function of a key and an input."
+        )
+    if dropout is not None:
+        raise ValueError(
+            "Received dropout for a function. Pass the model instead, or choose in the "
+            "function: functional_call(model, {}, x, key=key, dropout=...)."
+        )
+    return nullcontext(fn)
+
+
+@contextmanager
+def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    if not shown:
+        yield lambda samples: None
+        return
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs tqdm: pip install tqdm.") from error
+    with tqdm(total=total, unit="sample") as bar:
+        yield bar.update
