@@ -29,16 +29,6 @@ def as_array(array: object, name: str) -> mx.array:
     return array
 
 
-def as_samples(samples: object, name: str, expected: str, min_ndim: int) -> mx.array:
-    """Rejects anything but an array with samples along axis 0."""
-    array = as_array(samples, name)
-    if array.ndim < min_ndim or len(array) == 0:
-        raise ValueError(
-            f"Received {name} of shape {array.shape}. Expected {expected}, S >= 1 samples."
-        )
-    return array
-
-
 def at(index: Index) -> str:
     return f" at index {index[0] if len(index) == 1 else index}" if index else ""
 

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import Index, as_samples, in_sample, refuse_where
+from chandrop.uncertainty._checks import Index, as_array, in_sample, refuse_where
 from chandrop.uncertainty._running import RunningMean
 
 
@@ -18,43 +18,39 @@ class Classification(NamedTuple):
 
 
 def classify(logits: mx.array) -> Classification:
-    """Averages a classifier's samples and measures their uncertainty.
+    """Averages a classifier's samples, and measures their uncertainty.
 
     Args:
-        logits: ``(S, ..., K)``: the logits of ``K`` classes from ``S`` samples, such as the
-            subnetworks of ``S`` keys. ``-inf`` rules a class out. For a single sample:
-            ``logits[None]``.
+        logits: ``(S, ..., K)``, of ``K`` classes from ``S`` samples, such as subnetworks.
+            ``-inf`` rules a class out. For a single sample: ``logits[None]``.
 
     Returns:
-        A named tuple of float32 arrays. Entropies are in nats, from 0 to ``log(K)``; values
-        below about 1e-5 are rounding errors.
+        A named tuple of float32 arrays. Entropies are in nats, from 0 to ``log(K)``, with
+        rounding errors of about 1e-5.
 
         * ``probabilities`` ``(..., K)``: the mean of the samples' softmax.
         * ``predictive_entropy`` ``(...)``: the entropy of ``probabilities``, the total
           uncertainty.
-        * ``expected_entropy`` ``(...)``: the mean of the samples' entropies. This is the
+        * ``expected_entropy`` ``(...)``: the mean of the samples' entropies. It is the
           aleatoric part, which more training data would not reduce.
-        * ``mutual_information`` ``(...)``: the difference of the two, also called BALD.
-          This is the epistemic part: it is high where the samples disagree, as they do on
-          inputs unlike the training data.
+        * ``mutual_information`` ``(...)``: the difference of the two, or BALD. It is the
+          epistemic part: high where samples disagree, as on unfamiliar inputs.
         * ``variation_ratio`` ``(...)``: the share of samples that do not predict the most
-          frequently predicted class, from 0 to ``1 - 1/K``.
+          frequent class, from 0 to ``1 - 1/K``.
 
     Raises:
         TypeError: `logits` is not a real ``mx.array``.
         ValueError: there are no samples, or fewer than two classes; the logits of a sample
-            contain nan or ``inf``, rule out all classes, or are probabilities. Values are
-            not checked within ``mx.compile`` and ``mx.vmap``.
+            contain nan or inf, rule out all classes, or are probabilities. Traces of
+            ``mx.compile`` and ``mx.vmap`` do not check values.
 
     Example:
         >>> import mlx.core as mx
         >>> from chandrop.uncertainty import classify
-        >>> agreeing = mx.array([[4.0, 0.0], [4.0, 0.0]])  # 2 samples, 2 classes
-        >>> disagreeing = mx.array([[4.0, 0.0], [0.0, 4.0]])
-        >>> round(classify(agreeing).mutual_information.item(), 3)
-        0.0
-        >>> round(classify(disagreeing).mutual_information.item(), 3)
-        0.603
+        >>> disagreeing = mx.array([[4.0, 0.0], [0.0, 4.0]])  # 2 samples, 2 classes
+        >>> summary = classify(disagreeing)
+        >>> summary.probabilities.tolist(), round(summary.mutual_information.item(), 3)
+        ([0.5, 0.5], 0.603)
 
     Source: Houlsby, Huszar, Ghahramani and Lengyel, "Bayesian active learning for
     classification and preference learning", 2011; variation ratio: Gal, "Uncertainty in
@@ -81,14 +77,14 @@ class RunningClassification:
     def check(*outputs: object) -> None:
         if len(outputs) != 1:
             raise TypeError(
-                f"Received {len(outputs)} outputs. Expected one array of logits; for a "
-                'pair of means and variances: task="regression".'
+                f"Received {len(outputs)} outputs. Expected one array of logits. For means "
+                'and variances: task="regression".'
             )
-        logits = as_samples(outputs[0], "logits", "(S, ..., K)", min_ndim=2)
-        if logits.shape[-1] < 2:
+        logits = as_array(outputs[0], "logits")
+        if logits.ndim < 2 or len(logits) == 0 or logits.shape[-1] < 2:
             raise ValueError(
-                f"Received logits of shape {logits.shape}. Expected (S, ..., K) with "
-                "K >= 2 classes; for the logits of one class against the rest: "
+                f"Received logits of shape {logits.shape}. Expected (S, ..., K) for S >= 1 "
+                "samples and K >= 2 classes. For one class against the rest: "
                 "mx.concatenate([mx.zeros_like(logits), logits], axis=-1)."
             )
 
@@ -103,13 +99,12 @@ class RunningClassification:
         # The log-probabilities, but for the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
         weights = mx.exp(logarithms)
-        normalizer = weights.sum(-1, keepdims=True)
-        is_finite = mx.isfinite(normalizer.squeeze(-1))
-        refuse_where(~is_finite, "logits that are nan, inf or all -inf", name=name)
-        probabilities = weights / normalizer
+        normalizer = weights.sum(-1)
+        what = "logits that are nan, inf or all -inf"
+        refuse_where(~mx.isfinite(normalizer), what, name=name)
+        probabilities = weights / normalizer[..., None]
         self._probabilities.add(probabilities)
-        log_normalizer = mx.log(normalizer.squeeze(-1))
-        self._entropy.add(log_normalizer + _cross_entropy(probabilities, logarithms))
+        self._entropy.add(mx.log(normalizer) + _cross_entropy(probabilities, logarithms))
         winners = mx.argmax(logits, axis=-1, keepdims=True)
         self._votes = self._votes + (winners == mx.arange(logits.shape[-1])).sum(0)
 
@@ -117,17 +112,14 @@ class RunningClassification:
         return [self._probabilities.mean, self._entropy.mean, self._votes]
 
     def result(self) -> Classification:
-        probabilities = self._probabilities.mean
-        expected_entropy = self._entropy.mean
+        probabilities, expected_entropy = self._probabilities.mean, self._entropy.mean
         logarithms = mx.log(mx.where(probabilities > 0, probabilities, 1))
         predictive_entropy = _cross_entropy(probabilities, logarithms)
+        # Rounding can make the difference negative.
+        difference = mx.maximum(predictive_entropy - expected_entropy, 0)
+        ratio = 1 - self._votes.max(-1) / self._entropy.samples
         return Classification(
-            probabilities,
-            predictive_entropy,
-            expected_entropy,
-            # Rounding can make the difference negative.
-            mx.maximum(predictive_entropy - expected_entropy, 0),
-            1 - self._votes.max(-1) / self._entropy.samples,
+            probabilities, predictive_entropy, expected_entropy, difference, ratio
         )
 
 

@@ -61,16 +61,16 @@ def predict(
     Args:
         fn: a trained model, as for :func:`sample`, or a pure function ``fn(key, x)``. It
             returns logits ``(B, ..., K)``; or, for a regression, means ``(B, ...)`` or a
-            pair of means and variances. A function receives a batch of keys, ``(1, 2)`` or
-            ``(B, 2)``, as layers and :mod:`chandrop.functional` take them;
+            pair of means and variances. A function receives keys ``(1, 2)``, or ``(B, 2)``
+            if not `consistent`, as layers and :mod:`chandrop.functional` take them.
             :func:`chandrop.random.fold_in` derives more.
-        keys: as for :func:`sample`, and so are `chunk` and `dropout`.
+        keys: as for :func:`sample`, and so are `chunk`, `progress` and `dropout`.
         x: the examples, along axis 0, or a tuple of such arrays for several inputs:
             ``model(*x)``. Dropout layers, too, must receive the examples along axis 0.
         task: ``"classification"`` or ``"regression"``.
         batch_size: the number of examples to evaluate at a time. Default: all.
         chunk: the number of keys to evaluate at a time.
-        progress: whether to show a progress bar, which needs tqdm.
+        progress: whether to show a progress bar.
         consistent: whether all examples of a sample share one subnetwork. If not, each
             example has its own, which depends only on the position of the example in `x`.
         dropout: which dropout layers of a model are on.

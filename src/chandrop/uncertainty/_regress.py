@@ -3,13 +3,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import (
-    Index,
-    as_array,
-    as_samples,
-    in_sample,
-    refuse_where,
-)
+from chandrop.uncertainty._checks import Index, as_array, in_sample, refuse_where
 from chandrop.uncertainty._running import RunningMean, RunningVariance
 
 
@@ -23,30 +17,28 @@ class Regression(NamedTuple):
 
 
 def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
-    """Averages a regression's samples and decomposes their variance.
+    """Averages a regression's samples, and decomposes their variance.
 
     Args:
-        means: ``(S, ...)``: the predictions of ``S`` samples, such as the subnetworks of
-            ``S`` keys.
-        variances: ``(S, ...)``: the variance of the target that each sample predicts.
+        means: ``(S, ...)``, the predictions of ``S`` samples, such as subnetworks.
+        variances: ``(S, ...)``, the variance of the target that each sample predicts.
             Default: the network predicts none.
 
     Returns:
-        A named tuple of float32 arrays ``(...)``. A variance is in the squared unit of the
-        predictions; its square root is a standard deviation.
+        A named tuple of float32 arrays ``(...)``.
 
         * ``mean``: the mean of `means`.
-        * ``epistemic``: the variance of `means`, with the divisor ``S``. It is high where
-          the samples disagree.
-        * ``aleatoric``: the mean of `variances`, the noise that the network expects;
-          0 without `variances`.
+        * ``epistemic``: the variance of `means`, with the divisor ``S``: high where samples
+          disagree.
+        * ``aleatoric``: the mean of `variances`, the noise that the network expects; 0
+          without them.
         * ``total``: their sum, the variance of the mixture (the law of total variance).
 
     Raises:
         TypeError: `means` or `variances` is not a real ``mx.array``.
         ValueError: there are no samples; the shapes differ; a sample is not finite, or
-            predicts a negative variance. Values are not checked within ``mx.compile`` and
-            ``mx.vmap``.
+            predicts a negative variance. Traces of ``mx.compile`` and ``mx.vmap`` do not
+            check values.
 
     Example:
         >>> import mlx.core as mx
@@ -68,7 +60,7 @@ def regress(means: mx.array, variances: mx.array | None = None) -> Regression:
 class RunningRegression:
     """Summarises samples in one pass, without keeping them."""
 
-    # How many of the last axes belong to one prediction.
+    # How many of the last axes belong to one prediction: none.
     own_axes = 0
 
     def __init__(self) -> None:
@@ -79,16 +71,19 @@ class RunningRegression:
     def check(*outputs: object) -> None:
         if len(outputs) not in (1, 2):
             raise ValueError(
-                f"Received {len(outputs)} outputs. Expected means, or a pair of means and "
-                "variances."
+                f"Received {len(outputs)} outputs. Expected means, or means and variances."
             )
-        means = as_samples(outputs[0], "means", "(S, ...)", min_ndim=1)
-        for output in outputs[1:]:
-            variances = as_array(output, "variances")
+        means = as_array(outputs[0], "means")
+        if means.ndim == 0 or len(means) == 0:
+            raise ValueError(
+                f"Received means of shape {means.shape}. Expected (S, ...), S >= 1 samples."
+            )
+        if len(outputs) == 2:
+            variances = as_array(outputs[1], "variances")
             if variances.shape != means.shape:
                 raise ValueError(
-                    f"Received variances of shape {variances.shape} for means of shape "
-                    f"{means.shape}. Expected the same shape."
+                    f"Received variances of shape {variances.shape}. Expected the shape of "
+                    f"the means, {means.shape}."
                 )
 
     def add(
@@ -100,10 +95,9 @@ class RunningRegression:
         """Adds checked samples; `name` describes an index in them for an error message."""
         refuse_where(~mx.isfinite(means), "means that are nan or inf", name=name)
         if variances is not None:
-            not_finite = ~mx.isfinite(variances)
-            refuse_where(not_finite, "variances that are nan or inf", name=name)
+            wrong = (variances < 0) | ~mx.isfinite(variances)
             fix = "If they are logarithms of variances: mx.exp(variances)."
-            refuse_where(variances < 0, "negative variances", fix, name)
+            refuse_where(wrong, "variances that are negative, nan or inf", fix, name)
             self._variances.add(variances.astype(mx.float32))
         self._means.add(means.astype(mx.float32))
 

@@ -42,10 +42,11 @@ def sample(
         keys: one key per sample, ``(S, 2)``, as ``mx.random.split(key, S)`` returns.
         *args: the other arguments of `fn`. Each call receives copies of their arrays, so
             ``x += 1`` in `fn` does not change yours.
-        chunk: the number of keys to evaluate at a time, which bounds the memory and is not
-            possible within ``mx.compile`` and ``mx.vmap``. A chunk of 1 avoids ``mx.vmap``,
-            for models that MLX cannot vmap. Default: all keys, not evaluated; one by one
-            for a model whose :class:`chandrop.thin.ThinSequential` thins convolutions.
+        chunk: the number of keys to evaluate at a time, which bounds the memory. It does
+            not work within ``mx.compile`` and ``mx.vmap``. A chunk of 1 does not use
+            ``mx.vmap``, for models that MLX cannot vmap. Default: all keys, without
+            evaluating them; one by one for a model whose
+            :class:`chandrop.thin.ThinSequential` thins convolutions.
         progress: whether to show a progress bar, which needs tqdm and evaluates each chunk.
         dropout: which dropout layers of a model are on, as for
             :func:`chandrop.nn.functional_call`. Default: all.
@@ -97,10 +98,9 @@ def sampler(
     progress: bool,
     runs: int = 1,
 ) -> Iterator[Callable[[Callable[..., Any], Callable[[Any], None]], None]]:
-    """Yields a function that calls ``call(function, key)`` for the keys, chunk by chunk.
+    """Yields ``run(call, take)``, which takes the results of all keys, chunk by chunk.
 
-    The function is `fn`, or chooses a model's subnetwork, and is checked to be pure. Each
-    chunk of results is passed on at once, so that no other reference keeps it alive.
+    It calls ``call(function, key)``, where `function` is `fn` or the model's subnetworks.
     """
     _check_keys(keys)
     if chunk is None and _chooses_weights(fn, dropout):
@@ -172,7 +172,7 @@ def _chooses_weights(fn: Network, dropout: Dropout) -> bool:
     }
     return any(
         id(layer) in chosen and layer.p > 0
-        for _, module in containers(fn)
+        for _, module in containers(fn)  # includes lists and dicts
         for layer in getattr(module, "weight_choosers", ())
     )
 
