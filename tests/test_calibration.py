@@ -193,14 +193,15 @@ def test_a_label_that_is_out_of_range(score, label):
 def test_labels_of_other_shapes_and_dtypes(score):
     probabilities, labels = in_mlx(*labelled())
     with pytest.raises(
-        ValueError, match=r"labels of shape \(199,\) for .*Expected \(200,\)"
+        ValueError,
+        match=r"labels of shape \(199,\)\. Expected \(\.\.\., K\) and \(\.\.\.\)",
     ):
         score(probabilities, labels[1:])
     with pytest.raises(TypeError, match=r"Received labels of dtype .*float32.*argmax"):
         score(probabilities, labels.astype(mx.float32))
     one_hot = mx.zeros_like(probabilities).astype(mx.int32)
     with pytest.raises(
-        ValueError, match=r"Expected \(200,\), mx\.argmax\(labels, axis=-1\)"
+        ValueError, match=r"for one-hot labels: mx\.argmax\(labels, axis=-1\)"
     ):
         score(probabilities, one_hot)
     summary = classify(mx.log(probabilities)[None])
@@ -231,14 +232,14 @@ def test_one_class_and_no_examples(score):
         ValueError, match=r"K >= 2 classes.*mx\.stack\(\[1 - p, p\], axis=-1\)"
     ):
         score(mx.ones((4, 1)), mx.zeros(4, dtype=mx.int32))
-    with pytest.raises(ValueError, match="Received no examples"):
+    with pytest.raises(ValueError, match=r"labels of shape \(0,\).*at least one example"):
         score(mx.ones((0, 2)), mx.zeros(0, dtype=mx.int32))
 
 
 @pytest.mark.parametrize("score", [reliability_curve, expected_calibration_error])
 def test_bins(score):
     probabilities, labels = in_mlx(*labelled())
-    with pytest.raises(ValueError, match="Received 0 bins"):
+    with pytest.raises(ValueError, match=r"Received bins = 0\. Expected at least 1"):
         score(probabilities, labels, bins=0)
     with pytest.raises(TypeError, match="Received bins of type float"):
         score(probabilities, labels, bins=15.0)

@@ -172,7 +172,9 @@ def test_the_sample_that_is_not_finite_is_named(value):
     message = r"Received means that are nan or inf in sample 2 at index \(3, 1\)\."
     with pytest.raises(ValueError, match=message):
         regress(logits)
-    message = r"Received variances that are nan or inf in sample 2 at index \(3, 1\)\."
+    message = (
+        r"Received variances that are negative, nan or inf in sample 2 at index \(3, 1\)\."
+    )
     with pytest.raises(ValueError, match=message):
         regress(mx.zeros_like(logits), logits)
     with pytest.raises(ValueError, match=r"nan or inf in sample 1\.$"):
@@ -187,14 +189,16 @@ def test_a_sample_that_rules_all_classes_out():
 
 
 def test_negative_variances():
-    message = r"Received variances below 0 .* in sample 1 at index 0\."
+    message = r"that are negative, nan or inf in sample 1 at index 0\..*mx\.exp"
     with pytest.raises(ValueError, match=message):
         regress(mx.zeros((2, 3)), mx.array([[1.0, 1, 1], [-1, 1, 1]]))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 1), (3, 0)], ids=str)
 def test_one_class(shape):
-    with pytest.raises(ValueError, match=r"Expected \(S, \.\.\., K\) for K >= 2") as error:
+    with pytest.raises(
+        ValueError, match=r"Expected \(S, \.\.\., K\) .* K >= 2 classes"
+    ) as error:
         classify(mx.zeros(shape))
     assert "mx.concatenate([mx.zeros_like(logits), logits], axis=-1)" in str(error.value)
 
@@ -226,6 +230,6 @@ def test_what_is_no_array_of_real_numbers():
     with pytest.raises(TypeError, match=r"Received means of dtype .*complex64.*real"):
         regress(mx.zeros((2, 3), dtype=mx.complex64))
     with pytest.raises(
-        ValueError, match=r"Received variances of shape \(2,\) for means of shape \(2, 3\)"
+        ValueError, match=r"Received variances of shape \(2,\).* the means, \(2, 3\)"
     ):
         regress(mx.zeros((2, 3)), mx.zeros(2))
