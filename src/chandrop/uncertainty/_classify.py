@@ -4,7 +4,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from chandrop.uncertainty._checks import Index, as_array, in_sample, refuse_where
-from chandrop.uncertainty._running import RunningMean
+from chandrop.uncertainty._sums import RunningMean
 
 
 class Classification(NamedTuple):

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
@@ -9,7 +9,15 @@ from chandrop.uncertainty._blockwise_summary import TASKS, BlockwiseSummary
 from chandrop.uncertainty._checks import as_count
 from chandrop.uncertainty._classify import Classification
 from chandrop.uncertainty._regress import Regression
-from chandrop.uncertainty._sample import Dropout, Network, joined, sampler
+from chandrop.uncertainty._sample import (
+    Dropout,
+    Network,
+    as_function,
+    chunks_of,
+    joined,
+    over_keys,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -79,11 +87,9 @@ def predict(
         The evaluated result of :func:`classify` or :func:`regress` for all samples.
 
     Raises:
-        TypeError: `x` or an output is not an ``mx.array``; `batch_size` is not an int; see
-            :func:`sample`.
-        ValueError: `task` is unknown; there are no examples; `batch_size` is less than 1;
-            there is not one output per example; see :func:`sample`, :func:`classify` and
-            :func:`regress`.
+        TypeError: `x` or an output is not an ``mx.array``; see :func:`sample`.
+        ValueError: `task` is unknown; there are no examples, or not one output per example;
+            see :func:`sample`, :func:`classify` and :func:`regress`.
 
     Example:
         >>> import mlx.core as mx
@@ -120,24 +126,30 @@ def predict(
     examples = lengths.pop()
     size = examples if batch_size is None else as_count(batch_size, "batch_size")
     starts = range(0, examples, size)
+    chunks = chunks_of(keys, chunk, fn, dropout)
     results: list[Any] = []
-    with sampler(fn, keys, chunk, dropout, progress, len(starts)) as run:
+    with (
+        as_function(fn, dropout) as function,
+        progress_bar(len(starts) * len(keys), progress) as advance,
+    ):
         for start in starts:
             batch = [array[start : start + size] for array in inputs]
+            call = partial(_call, function, batch, start, consistent)
             summary = BlockwiseSummary(task, start, len(batch[0]))
-            run(partial(_call, batch, start, consistent), summary.add)
+            for chosen in chunks:
+                summary.add(over_keys(call, chosen))
+                advance(len(chosen))
             results.append(summary.result())
     return joined(results)
 
 
 def _call(
-    batch: Sequence[mx.array],
+    function: Callable[..., Any],
+    batch: list[mx.array],
     first_example: int,
     consistent: bool,
-    function: Callable[..., Any],
     key: Key,
 ) -> Any:
-    """Calls the network with one key for all examples, or one key per example."""
     n = len(batch[0])
     drawn = key[None] if consistent else example_keys(key, n, first_example)
     try:
@@ -147,9 +159,8 @@ def _call(
             hint = "consistent=False gave each example its own key."
         elif "Expected key shape" in str(error):
             hint = (
-                "predict passes a batch of keys. To derive more: "
-                "chandrop.random.fold_in(key, 0). For mx.random: key[0], which draws for "
-                "one example, to be shared by all."
+                "predict passes a batch of keys. To derive more: fold_in(key, 0). For "
+                "mx.random: key[0], to draw once for all examples."
             )
         else:
             raise

@@ -1,6 +1,5 @@
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from contextlib import contextmanager
 from typing import Any
 
 import mlx.core as mx
@@ -73,65 +72,80 @@ def sample(
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
     is_lazy = chunk is None and not progress
-    parts: list[Any] = []
-
-    def call(function: Callable[..., Any], key: Key) -> Any:
-        # With a batch of one key, a model has one mask for all examples.
-        return function(key[None] if isinstance(fn, nn.Module) else key, *args)
-
-    def take(part: Any) -> None:
-        if not is_lazy:
-            mx.eval(part)
-        parts.append(part)
-
-    with sampler(fn, keys, chunk, dropout, progress) as run:
-        run(call, take)
+    chunks = chunks_of(keys, chunk, fn, dropout)
+    parts = []
+    with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
+        for chosen in chunks:
+            # With a batch of one key, a model has one mask for all examples.
+            drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
+            parts.append(over_keys(lambda key: function(key, *args), drawn))
+            if not is_lazy:
+                mx.eval(parts[-1])
+            advance(len(chosen))
     return joined(parts, is_lazy)
 
 
+def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> list[Key]:
+    """Splits keys ``(S, 2)`` into the chunks that are evaluated at a time."""
+    if not isinstance(keys, mx.array):
+        fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
+        raise TypeError(
+            f"Received keys of type {type(keys).__name__}. Expected an mx.array: {fix}."
+        )
+    check_key(keys)
+    if keys.ndim != 2 or len(keys) == 0:
+        raise ValueError(
+            f"Received keys of shape {keys.shape}. Expected (S, 2) for S >= 1 samples: "
+            f"{_KEYS}."
+        )
+    if chunk is None:
+        chunk = 1 if _chooses_weights(fn, dropout) else len(keys)
+    size = as_count(chunk, "chunk")
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def _chooses_weights(fn: Network, dropout: Dropout) -> bool:
+    """Whether a key chooses the weights of a convolution."""
+    if dropout is False or not isinstance(fn, nn.Module):
+        return False
+    layers = keyed_layers(fn).items()
+    on = {id(m) for path, m in layers if not callable(dropout) or dropout(path, m)}
+    return any(
+        id(layer) in on and layer.p > 0
+        for _, module in containers(fn)
+        for layer in getattr(module, "weight_choosers", ())
+    )
+
+
 @contextmanager
-def sampler(
-    fn: Network,
-    keys: Key,
-    chunk: int | None,
-    dropout: Dropout,
-    progress: bool,
-    runs: int = 1,
-) -> Iterator[Callable[[Callable[..., Any], Callable[[Any], None]], None]]:
-    """Yields ``run(call, take)``, which takes the results of all keys, chunk by chunk.
-
-    It calls ``call(function, key)``, where `function` is `fn` or the model's subnetworks.
-    """
-    _check_keys(keys)
-    if chunk is None and _chooses_weights(fn, dropout):
-        chunk = 1
-    size = len(keys) if chunk is None else as_count(chunk, "chunk")
-    with (
-        _as_function(fn, dropout) as function,
-        _progress_bar(runs * len(keys), progress) as advance,
-    ):
-        pure = checked(function)
-
-        def run(call: Callable[..., Any], take: Callable[[Any], None]) -> None:
-            for start in range(0, len(keys), size):
-                chosen = keys[start : start + size]
-                take(_over_keys(partial(call, pure), chosen))
-                advance(len(chosen))
-
-        yield run
+def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
+    """Yields `fn`, or a model's subnetworks, as a function that is checked to be pure."""
+    if isinstance(fn, nn.Module):
+        with subnetworks(fn, True if dropout is None else dropout) as function:
+            yield checked(function)
+        return
+    if isinstance(fn, type) or not callable(fn):
+        received = f"the class {fn.__name__}" if isinstance(fn, type) else f"fn {type(fn)}"
+        raise TypeError(
+            f"Received {received}. Expected a model, or a function of a key and an input."
+        )
+    if dropout is not None:
+        raise ValueError(
+            "Received dropout for a function. Pass the model instead, or choose in the "
+            "function: functional_call(model, {}, x, key=key, dropout=...)."
+        )
+    yield checked(fn)
 
 
-def _over_keys(function: Callable[[Key], Any], keys: Key) -> Any:
+def over_keys(function: Callable[[Key], Any], keys: Key) -> Any:
+    """Evaluates a function for every key, by ``mx.vmap`` if there is more than one."""
     if len(keys) > 1:
         return vmap(function)(keys)
     return tree_map(lambda array: array[None], function(keys[0]))
 
 
 def joined(parts: list[Any], is_lazy: bool = False) -> Any:
-    """Concatenates trees of arrays along axis 0, and empties the list.
-
-    Unless it is lazy, only one array at a time is in memory twice.
-    """
+    """Concatenates trees along axis 0; unless lazy, one array at a time, to save memory."""
     if len(parts) == 1:
         return parts.pop()
     tree = tree_map(lambda _: None, parts[0])
@@ -147,56 +161,8 @@ def joined(parts: list[Any], is_lazy: bool = False) -> Any:
     return tree_map(join, tree)
 
 
-def _check_keys(keys: object) -> None:
-    if not isinstance(keys, mx.array):
-        fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
-        raise TypeError(
-            f"Received keys of type {type(keys).__name__}. Expected an mx.array: {fix}."
-        )
-    check_key(keys)
-    if keys.ndim != 2 or len(keys) == 0:
-        raise ValueError(
-            f"Received keys of shape {keys.shape}. Expected (S, 2) for S >= 1 samples: "
-            f"{_KEYS}."
-        )
-
-
-def _chooses_weights(fn: Network, dropout: Dropout) -> bool:
-    """Whether a key chooses the weights of a convolution."""
-    if dropout is False or not isinstance(fn, nn.Module):
-        return False
-    chosen = {
-        id(layer)
-        for path, layer in keyed_layers(fn).items()
-        if not callable(dropout) or dropout(path, layer)
-    }
-    return any(
-        id(layer) in chosen and layer.p > 0
-        for _, module in containers(fn)  # includes lists and dicts
-        for layer in getattr(module, "weight_choosers", ())
-    )
-
-
-def _as_function(
-    fn: Network, dropout: Dropout
-) -> AbstractContextManager[Callable[..., Any]]:
-    if isinstance(fn, nn.Module):
-        return subnetworks(fn, True if dropout is None else dropout)
-    if isinstance(fn, type) or not callable(fn):
-        received = f"the class {fn.__name__}" if isinstance(fn, type) else f"fn {type(fn)}"
-        raise TypeError(
-            f"Received {received}. Expected a model, or a function of a key and an input."
-        )
-    if dropout is not None:
-        raise ValueError(
-            "Received dropout for a function. Pass the model instead, or choose in the "
-            "function: functional_call(model, {}, x, key=key, dropout=...)."
-        )
-    return nullcontext(fn)
-
-
 @contextmanager
-def _progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
     if not shown:
         yield lambda samples: None
         return

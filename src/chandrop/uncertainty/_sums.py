@@ -1,4 +1,4 @@
-"""Sums of many numbers.
+"""Sums and means of many numbers.
 
 MLX adds float32 numbers one by one: on the CPU, the sum of 10^7 times 0.1 is off by 9 %.
 These functions add blocks, and then the sums of the blocks, which keeps the rounding small.
@@ -35,6 +35,55 @@ def cumulative(values: mx.array) -> mx.array:
     within = mx.cumsum(_blocks(values), axis=1)
     before = cumulative(within[:, -1]) - within[:, -1]
     return (within + before[:, None]).flatten()[: len(values)]
+
+
+class RunningMean:
+    """The mean of samples that arrive in chunks, along axis 0, and are not kept."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.mean = mx.array(0.0)
+
+    def add(self, samples: mx.array) -> None:
+        self.samples += len(samples)
+        mean = total(samples) / len(samples)
+        self.mean = self.mean + (mean - self.mean) * (len(samples) / self.samples)
+
+
+class RunningVariance:
+    """The mean and variance of such samples, computed from differences to the first one.
+
+    float32 would have too few digits for a deviation that is small beside the mean.
+
+    Source: Chan, Golub and LeVeque, "Algorithms for computing the sample variance: analysis
+    and recommendations", The American Statistician 37, 1983, equation 2.1.
+    """
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.variance = mx.array(0.0)
+        self._first = mx.array(0.0)
+        self._difference = mx.array(0.0)
+
+    @property
+    def mean(self) -> mx.array:
+        return self._first + self._difference
+
+    def add(self, samples: mx.array) -> None:
+        if self.samples == 0:
+            self._first = samples[0]
+        self.samples += len(samples)
+        share = len(samples) / self.samples
+        differences = samples - self._first
+        mean = total(differences) / len(samples)
+        variance = total((differences - mean) ** 2) / len(samples)
+        apart = mean - self._difference
+        self._difference = self._difference + apart * share
+        within = self.variance + (variance - self.variance) * share
+        self.variance = within + apart**2 * (share * (1 - share))
+
+    def arrays(self) -> list[mx.array]:
+        return [self._first, self._difference, self.variance]
 
 
 def _blocks(values: mx.array) -> mx.array:
