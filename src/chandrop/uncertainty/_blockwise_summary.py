@@ -65,12 +65,8 @@ class BlockwiseSummary:
                     "mx.array. For one in a dict: "
                     'predict(nn.Sequential(model, lambda y: y["logits"]), keys, x).'
                 )
-            has_examples = array.shape[1:2] == (self._examples,)
-            if (
-                not has_examples
-                or array.ndim < 2 + self._running.own_axes
-                or not array.size
-            ):
+            is_batch = array.shape[1:2] == (self._examples,) and array.size > 0
+            if not is_batch or array.ndim < 2 + self._running.own_axes:
                 raise ValueError(
                     f"Received an output of shape {array.shape[1:]} for {self._examples} "
                     "examples. Expected logits (B, ..., K) or means (B, ...). For the "

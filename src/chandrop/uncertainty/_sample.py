@@ -99,6 +99,7 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> lis
             f"{_KEYS}."
         )
     if chunk is None:
+        # MLX is slow, or fails, where it vmaps the weights of a convolution.
         chunk = 1 if _chooses_weights(fn, dropout) else len(keys)
     size = as_count(chunk, "chunk")
     return [keys[start : start + size] for start in range(0, len(keys), size)]
