@@ -118,6 +118,20 @@ def test_what_cannot_be_set(attribute, key):
     assert layer.own == 5
 
 
+@pytest.mark.parametrize("batch", [1, 3], ids=["one for all", "one for each"])
+@each
+def test_rates_with_a_key_for_each_example(name, batch, key):
+    x = normal((3, *BUILD[name][1][1:]))
+    ones = [1] * (x.ndim - 1)
+    rates = mx.linspace(0.2, 0.8, batch).reshape(batch, *ones)
+    for keys in (mx.random.split(key, 3), key[None]):
+        y = build(name, rates)(x, key=keys)
+        for i in range(3):
+            own = keys[i % len(keys)]
+            one = build(name, rates[i % batch])(x[i : i + 1], key=own)
+            assert_same(y[i : i + 1], one)
+
+
 def test_drop_path_takes_a_rate_for_each_example(key):
     x = normal((4, 3, 6))
     y = drop_path(x, mx.array([0.0, 1.0, 0.0, 1.0]).reshape(4, 1, 1), key)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from subjects import DROPPING, SUBJECTS, assert_same, normal
 
-from chandrop._affine import _repeats
+from chandrop._affine import _repeats, affine
 from chandrop.functional import channel_mask, dropout2d, dropout_channels
 
 
@@ -134,7 +134,8 @@ REPEATS = [
     ((3, 1000, 7), (1,), 100),
     ((16, 997, 2), (1,), 1),  # a prime, and nothing else to repeat along
     ((8192, 4), (0,), 128),
-    ((2, 64, 64, 1), (1, 2), 1),  # a single channel is a scalar to MLX
+    ((2, 128, 128, 1), (1, 2), 1),  # a single channel is a scalar to MLX
+    ((2, 64, 8, 32), (1, 2), 1),  # as many as need no help
     ((16, 64, 5, 4), (1,), 8),  # a run over two axes
     ((16, 5, 64, 2, 3), (0, 2), 64),
     ((64, 64, 6, 6), (0, 1), 1),
@@ -152,6 +153,27 @@ def test_every_way_to_multiply(shape, axes, repeats, key):
     np.testing.assert_array_equal(
         dropout_channels(turned, 0.5, key, axes), np.array(turned) * np.array(mask)
     )
+
+
+@pytest.mark.parametrize(("shape", "axes", "repeats"), REPEATS, ids=str)
+def test_the_mask_is_repeated_and_the_input_left_whole(
+    shape, axes, repeats, key, monkeypatch
+):
+    """What is multiplied: the numbers alone would be right however slowly they came."""
+    operands = []
+
+    def multiply(x, mask):
+        operands.append((x.shape, mask.size))
+        return x * mask
+
+    monkeypatch.setattr(mx, "multiply", multiply)
+    mask = channel_mask(shape, 0.5, key, axes)
+    operands.clear()
+    affine(normal(shape), mask)
+    [(met, size)] = operands
+    assert size == mask.size * repeats
+    # mx.compile fuses nothing across a view of the input.
+    assert (met == shape) == (repeats in (1, shape[axes[-1]]))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 4, 3), (2, 0, 4, 3), (2, 4, 4, 0)])
