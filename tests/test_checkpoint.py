@@ -319,6 +319,49 @@ def test_layers_outside_of_the_module_that_a_tool_has_given_keys(key):
     functional_call(nn.Sequential(Dropout(), given), {}, x, key=key)
 
 
+def test_what_a_function_closes_over_has_no_gradient_in_a_tool_either(key):
+    """As with MLX's own checkpoint of a function, to which only arguments are inputs."""
+
+    class Closing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.outside = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.dropout = Dropout(0.5)
+
+        def __call__(self, x):
+            call = mx.checkpoint(lambda x: mx.sin(self.dropout(self.inside(x))))
+            return self.outside(call(x))
+
+    model, x = Closing(), mx.ones((4, 2))
+    gradients = mx.grad(lambda p: functional_call(model, p, x, key=key).sum())(
+        model.parameters()
+    )
+    assert (gradients["inside"]["weight"] == 0).all()
+    assert (gradients["outside"]["weight"] != 0).any()
+
+
+def test_the_statistics_of_a_module_that_is_the_function(key):
+    def statistics(wrap):
+        model = nn.Sequential(nn.BatchNorm(3), Dropout(0.5, key=key))
+        x = mx.arange(12.0).reshape(4, 3)
+        mx.eval(mx.grad(lambda x: mx.sin(wrap(model)(x)).sum())(x))
+        return model.layers[0].running_mean
+
+    assert_same(statistics(mx.checkpoint), statistics(as_it_is))
+
+
+def test_a_function_that_closes_over_what_is_not_there_yet(key):
+    dropout, x = Dropout(0.5, key=key), mx.ones((2, 8))
+
+    def call(x):
+        return dropout(x) if x.size else later
+
+    gradient = mx.grad(lambda x: mx.sin(mx.checkpoint(call)(x)).sum())(x)
+    later = dropout
+    later._key = key
+    assert mx.allclose(gradient, mx.grad(lambda x: mx.sin(dropout(x)).sum())(x))
+
+
 def test_token_ids_into_an_embedding():
     """MLX's own checkpoint differentiates with respect to them, which gather cannot."""
     model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4), Dropout(0.5))
@@ -415,6 +458,14 @@ def test_outputs_and_arguments_of_any_kind():
     assert_same(output["y"][0], expected["y"][0])
     assert output["y"][1] is None
     assert output["n"][1] == 3
+
+    def gradient(call):
+        def loss(x):
+            return mx.sin(call({"x": x}, scale=2.0, name="n")["y"][0]).sum()
+
+        return mx.grad(loss)(x["x"])
+
+    assert mx.allclose(gradient(checkpoint(Kinds())), gradient(Kinds()))
 
 
 def test_frozen_parameters_get_no_gradient_and_stay_frozen():
