@@ -186,6 +186,21 @@ def test_what_the_model_returns_is_not_restored_with_it(key):
     assert len(model.cache["all"]) == 1
 
 
+def test_a_module_that_the_model_returns_is_that_module(key):
+    """Though it is a dict."""
+
+    class Returning(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = Dropout()
+
+        def __call__(self, x):
+            return self.dropout(x), self.dropout
+
+    model = Returning()
+    assert functional_call(model, {}, mx.ones(2), key=key)[1] is model.dropout
+
+
 def test_what_is_frozen_in_the_call_is_not_frozen_after_it(key):
     class Freezing(nn.Sequential):
         def __call__(self, x):
