@@ -129,6 +129,7 @@ def test_what_they_return_is_no_method(name):
         ((mx.ones(2), mx.ones(2)), {"in_axes": (0,)}),
         ((mx.ones(2), 3), {}),
         ((mx.ones(2),), {"in_axes": [0]}),
+        (([mx.ones(2)],), {"in_axes": (0,)}),
         (({"a": mx.ones(2), "b": mx.ones(2)},), {"in_axes": {"a": 0}}),
         ((), {}),
     ],
@@ -152,6 +153,8 @@ def test_errors_of_vmap_are_those_of_mlx(arguments, axes):
 def test_keyword_arguments_and_wrong_axes_are_refused_as_by_mlx():
     with pytest.raises(TypeError, match=r"Keyword arguments are not|incompatible function"):
         mx.vmap(lambda x: x)(x=mx.ones(2))
+    with pytest.raises(TypeError, match=r"Keyword arguments are not|incompatible function"):
+        mx.vmap(lambda x, y: x)(mx.ones(2), y=mx.ones(2))
     with pytest.raises(TypeError, match="incompatible function arguments"):
         mx.vmap(lambda x: x, in_axes=None)
 
