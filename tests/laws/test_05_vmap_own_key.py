@@ -84,7 +84,7 @@ def test_vmap_inside_of_a_model_that_is_given_a_key(key):
         assert_same(ys[i], functional_call(model, {}, frames, key=keys[i]))
 
 
-@pytest.mark.parametrize("axis", [0, 1, -1, -2, (0,), (-1,)], ids=str)
+@pytest.mark.parametrize("axis", [0, 1, -1, -2, -3, (0,), (-1,)], ids=str)
 def test_axes_of_one_argument(axis, key):
     layer, (_, keys) = Dropout(key=key), subkeys(key, 3)
     number = axis[0] if isinstance(axis, tuple) else axis
