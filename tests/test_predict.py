@@ -10,6 +10,7 @@ from chandrop.functional import dropout, dropout2d
 from chandrop.nn import Dropout, Dropout2d, functional_call, get_keys
 from chandrop.random import fold_in
 from chandrop.uncertainty import classify, predict, regress, sample
+from chandrop.uncertainty._classify import RunningClassification
 
 BATCHES, CHUNKS = [None, 1, 3, 7, 100], [None, 1, 4, 6]
 each_batch = pytest.mark.parametrize("batch_size", BATCHES)
@@ -464,6 +465,14 @@ def test_probabilities_in_place_of_logits(keys):
         ValueError, match=r"as probabilities do\..*mx\.log\(probabilities\)"
     ):
         predict(model, keys, normal((7, 2)))
+
+
+def test_later_samples_may_be_like_probabilities():
+    running = RunningClassification()
+    running.add(mx.array([[3.0, -1.0]]))
+    running.add(mx.array([[1.0, 0.0]]))
+    expected = classify(mx.array([[3.0, -1.0], [1.0, 0.0]]))
+    assert mx.allclose(running.result().probabilities, expected.probabilities)
 
 
 def test_functions_that_split_their_key(keys, x):
