@@ -37,7 +37,7 @@ def test_rate_out_of_range(subject, p, key):
 
 
 def test_a_percentage_is_told_its_fraction(key):
-    with pytest.raises(ValueError, match=r"20 is not in \[0, 1\]: for 20 % give 0\.2$"):
+    with pytest.raises(ValueError, match=r"20 is not in \[0, 1\]: for 20 % pass 0\.2$"):
         dropout(mx.ones((4, 8)), 20, key)
 
 

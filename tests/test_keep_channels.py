@@ -117,7 +117,7 @@ def test_the_key_has_no_gradient(key):
         (1, ValueError, r"Received p = 1\. Expected 0 <= p < 1, as at least one channel"),
         (1.0, ValueError, r"Received p = 1\.0\. Expected 0 <= p < 1"),
         (-0.1, ValueError, r"Received p = -0\.1\. Expected 0 <= p < 1, .* is kept\.$"),
-        (50, ValueError, r"for 50 % give 0\.5\.$"),
+        (50, ValueError, r"for 50 % pass 0\.5\.$"),
         (100, ValueError, r"Received p = 100\. .* is kept\.$"),
         (float("nan"), ValueError, r"Received p = nan"),
         (mx.array(0.5), TypeError, r"type array\. Expected a number in \[0, 1\), since"),
@@ -135,8 +135,8 @@ def test_rates_that_fix_no_number(p, error, message, key):
 @pytest.mark.parametrize(
     ("channels", "error", "message"),
     [
-        (0, ValueError, r"Received 0 channels\. Expected at least 1\."),
-        (-3, ValueError, r"Received -3 channels"),
+        (0, ValueError, r"Received channels = 0\. Expected at least 1\."),
+        (-3, ValueError, r"Received channels = -3"),
         (8.0, TypeError, r"Received channels of type float\. Expected an int"),
         (True, TypeError, r"Received channels of type bool"),
     ],

@@ -76,11 +76,12 @@ def as_rate(p: object) -> float | mx.array:
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
             "mx.array of them: mx.array(p)."
         )
-    # Before the conversion, which an int may be too large for.
-    if not 0 <= p <= 1:
-        hint = f": for {p} % give {float(p) / 100}" if 2 <= p <= 100 else ""
+    # Compared before it is converted, since an int may be too large for a float.
+    number: Any = p
+    if not 0 <= number <= 1:
+        hint = f": for {p} % pass {number / 100}" if 2 <= number <= 100 else ""
         raise ValueError(f"The dropout probability {p} is not in [0, 1]{hint}")
-    return float(p)
+    return float(number)
 
 
 def is_zero(p: float | mx.array) -> bool:

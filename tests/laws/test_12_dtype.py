@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from subjects import SUBJECTS, assert_same, normal
 
 from chandrop.functional import channel_mask, dropout2d
-from chandrop.functional._coefficients import coefficients_of
+from chandrop.functional._coefficients import coefficients
 
 DTYPES = {
     mx.float16: 2**-11,
@@ -55,7 +55,7 @@ def test_a_scale_too_large_for_the_dtype_leaves_dropped_channels_zero(dtype, key
 @pytest.mark.parametrize("dtype", [*DTYPES, mx.float64], ids=str)
 def test_numbers_of_a_float_are_double_for_double_alone(dtype):
     """A GPU has no float64."""
-    numbers = coefficients_of(lambda p, module: (p, 1 - p), 0.25, dtype)
+    numbers = coefficients(lambda p, module: (p, 1 - p), 0.25, dtype)
     expected = mx.float64 if dtype == mx.float64 else mx.float32
     assert [number.dtype for number in numbers] == [expected, expected]
 

@@ -59,7 +59,7 @@ def as_fixed_rate(p: Any) -> float:
         )
     number: Any = p
     if not 0 <= number < 1:
-        hint = f": for {p} % give {number / 100}" if 2 <= number < 100 else ""
+        hint = f": for {p} % pass {number / 100}" if 2 <= number < 100 else ""
         raise ValueError(
             f"Received p = {p}. Expected 0 <= p < 1, as at least one channel, or example, "
             f"is kept{hint}."

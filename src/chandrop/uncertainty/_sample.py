@@ -7,8 +7,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from chandrop._mlx import vmap
-from chandrop.nn._containers import containers
-from chandrop.nn.tools._model_keys import keyed_layers
+from chandrop.nn import get_keys
 from chandrop.nn.tools._purity import checked
 from chandrop.nn.tools._subnetworks import subnetworks
 from chandrop.random import Key, check_key
@@ -109,11 +108,12 @@ def _chooses_weights(fn: Network, dropout: Dropout) -> bool:
     """Whether a key chooses the weights of a convolution."""
     if dropout is False or not isinstance(fn, nn.Module):
         return False
-    layers = keyed_layers(fn).items()
-    on = {id(m) for path, m in layers if not callable(dropout) or dropout(path, m)}
+    modules = dict(fn.named_modules())
+    layers = {path: modules[path] for path in get_keys(fn)}
+    on = {id(m) for path, m in layers.items() if not callable(dropout) or dropout(path, m)}
     return any(
         id(layer) in on and layer.p > 0
-        for _, module in containers(fn)
+        for module in modules.values()
         for layer in getattr(module, "weight_choosers", ())
     )
 
