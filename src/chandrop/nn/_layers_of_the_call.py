@@ -6,7 +6,7 @@ from threading import get_ident
 
 import mlx.nn as nn
 
-from chandrop.nn._surroundings import Call, surrounded, surroundings
+from chandrop.nn._call_context import Call, call_context, in_context
 
 # Which modules which thread changes. There is one such thread at a time.
 _in_use: list[tuple[Container[int], int]] = []
@@ -21,7 +21,7 @@ def layers_of_the_call(
     A tool that puts keys into the layers of a model has to know of all that draw: one that
     it has not found would go on with its own key, and its draws would be lost or repeated.
     """
-    outer = surroundings.get().call
+    outer = call_context.get().call
     known = outer.paths or {}
     paths = {id(layer): known.get(id(layer), path) for path, layer in layers.items()}
     called: set[int] = set()
@@ -29,7 +29,7 @@ def layers_of_the_call(
     # No index of a member around is folded into keys that were given, and no trace around
     # has to carry them.
     with (
-        surrounded(call=call, members=(), trace=None, watched=None, new=None),
+        in_context(call=call, members=(), trace=None, watched=None, new=None),
         in_use(paths),
     ):
         yield called
@@ -65,7 +65,7 @@ def path_in_the_call(layer: nn.Module) -> str | None:
     Raises:
         ValueError: the layer is not one of the call's.
     """
-    _, paths, called = surroundings.get().call
+    _, paths, called = call_context.get().call
     if paths is None or called is None:
         return None
     if id(layer) not in paths:

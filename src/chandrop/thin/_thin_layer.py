@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from chandrop._checks import is_zero
 from chandrop.nn import DropoutLayer
-from chandrop.nn._surroundings import note
+from chandrop.nn._call_context import record_state
 from chandrop.random import Key
 from chandrop.thin._keep_channels import as_fixed_rate, keep_channels, number_kept
 
@@ -39,4 +39,4 @@ class ThinLayer(DropoutLayer):
 
     def _note(self) -> None:
         """Lets the recomputation of a checkpoint see the layer as it is now."""
-        note(self)
+        record_state(self)

@@ -6,15 +6,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._mlx import vmap
-from chandrop.nn._layers_of_the_call import check_not_in_use, path_in_the_call
-from chandrop.nn._surroundings import (
-    NOTHING,
-    key_of_member,
-    note,
-    note_draw,
-    note_new,
-    surroundings,
+from chandrop.nn._call_context import (
+    NO_CONTEXT,
+    call_context,
+    fold_in_members,
+    record_draw,
+    record_new,
+    record_state,
 )
+from chandrop.nn._layers_of_the_call import check_not_in_use, path_in_the_call
 from chandrop.nn.layers._foreign_keywords import check_arguments
 from chandrop.random import Key, check_key
 
@@ -71,7 +71,7 @@ class KeyedLayer(nn.Module):
         super().__init__()
         if key is None:
             key = key_from_global_stream()
-            note_new(self)
+            record_new(self)
         check_key(key)
         if key.ndim != 1:
             raise ValueError(
@@ -114,11 +114,11 @@ class KeyedLayer(nn.Module):
         own = key is None
         if own:
             check_not_in_use(self)
-        around, path = surroundings.get(), None
-        if around is not NOTHING:
+        around, path = call_context.get(), None
+        if around is not NO_CONTEXT:
             if own and drawing:
                 path = path_in_the_call(self)
-            note(self, path)
+            record_state(self, path)
         if not drawing:
             self._check(x, key)
             return x
@@ -132,9 +132,9 @@ class KeyedLayer(nn.Module):
             if self._keeps_all(x):
                 return draw(x, own_key)
             advanced, key = _split(own_key)
-            if around is not NOTHING:
-                note_draw(self, own_key)
-                key = key_of_member(key)
+            if around is not NO_CONTEXT:
+                record_draw(self, own_key)
+                key = fold_in_members(key)
             y = draw(x, key)
         except (TypeError, ValueError) as error:
             if not path:
@@ -205,7 +205,7 @@ class KeyedLayer(nn.Module):
         for name, value in vars(self).items():
             vars(copied)[name] = copy_of(value)
         copied._key = key_from_global_stream()
-        note_new(copied)
+        record_new(copied)
         return copied
 
 

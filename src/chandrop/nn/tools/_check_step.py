@@ -13,9 +13,9 @@ from mlx.utils import tree_flatten
 
 from chandrop import _mlx
 from chandrop._global_stream import set_stream, stream_state
+from chandrop.nn._call_context import in_context, is_constant
 from chandrop.nn._layers_of_the_call import in_use
 from chandrop.nn._snapshot import Snapshot, changing_models, put_back
-from chandrop.nn._surroundings import is_constant, surrounded
 from chandrop.nn.tools._convert import MLX_DROPOUTS
 from chandrop.nn.tools._layers_by_path import layers_by_path
 from chandrop.nn.tools._model_keys import check_has_layers, get_keys, keyed_layers, quoted
@@ -127,7 +127,7 @@ def _called(
     stream = stream_state().tolist()
     transforms: set[str] = set()
     try:
-        with surrounded(global_draws=transforms):
+        with in_context(global_draws=transforms):
             step(*args)
     except KeysNotCarriedError as error:
         paths = {id(layer): path for path, layer in keyed_layers(model).items()}

@@ -7,9 +7,9 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
+from chandrop.nn._call_context import record_state
 from chandrop.nn._layers_of_the_call import layers_of_the_call
 from chandrop.nn._snapshot import changing_models, put_back, with_own_containers
-from chandrop.nn._surroundings import note
 from chandrop.nn.layers import KeyedLayer
 from chandrop.nn.tools._convert import MLX_DROPOUTS
 from chandrop.nn.tools._layers_by_path import layers_by_path
@@ -90,7 +90,7 @@ def functional_call(
         if key is not None or dropout not in (None, False):
             check_has_layers(model, layers)
         with put_back(model) as [before]:
-            note(model)
+            record_state(model)
             before.restore_copies()
             _put_in(model, parameters)
             _set_modes(layers, dropout)

@@ -12,8 +12,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._global_stream import set_stream, stream_state
+from chandrop.nn._call_context import Draws, in_context, is_constant
 from chandrop.nn._snapshot import rebuilt, with_own_containers
-from chandrop.nn._surroundings import Draws, is_constant, surrounded
 
 _PLAIN = (Number, str, bytes, mx.Dtype, type(None))
 
@@ -70,7 +70,7 @@ def _no_global_draw() -> Iterator[None]:
 def _no_draw_by_another_key(key: mx.array) -> Iterator[None]:
     """Raises if a layer has drawn by its own key, the same for all samples."""
     seen = Draws()
-    with surrounded(watched=seen):
+    with in_context(watched=seen):
         yield
     # In a loop over the keys, where they have values, samples differ all the same.
     if seen.frozen and not is_constant(key):

@@ -10,9 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop import _mlx
+from chandrop.nn._call_context import call_context, call_in
 from chandrop.nn._layers_of_the_call import in_use
 from chandrop.nn._snapshot import Snapshot, changing_models, with_own_containers
-from chandrop.nn._surroundings import call_in, surroundings
 
 _DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
 _EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
@@ -38,7 +38,7 @@ def call_checkpointed(
         module: what the function depends on, beside its arguments, and is differentiated
             with respect to.
     """
-    around = surroundings.get()
+    around = call_context.get()
     models = around.call.models if module is None else (module,)
     noted = [Snapshot(model) for model in models]
     # The arrays of a model may be members' of a vmap, and MLX calls the function once more
@@ -62,11 +62,11 @@ def call_checkpointed(
             now = around._replace(members=tuple(indices), new=[])
             # If no layer was called, then nothing has to be as it was.
             call = partial(again, inputs) if noted else partial(call_in, _CHECKPOINT, fun)
-        outer = surroundings.set(now)
+        outer = call_context.set(now)
         try:
             return call(*args, **kwargs), anchor
         finally:
-            surroundings.reset(outer)
+            call_context.reset(outer)
 
     def again(inputs: Any, /, *args: Any, **kwargs: Any) -> Any:
         if module is not None:

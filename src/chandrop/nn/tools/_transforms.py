@@ -14,12 +14,12 @@ from mlx.utils import tree_flatten
 
 from chandrop import _mlx
 from chandrop._global_stream import stream_state
-from chandrop.nn._surroundings import (
+from chandrop.nn._call_context import (
     Draws,
+    call_context,
     call_in,
+    in_context,
     is_constant,
-    surrounded,
-    surroundings,
 )
 from chandrop.nn.layers._keyed_layer import KeyedLayer, key_from_global_stream
 from chandrop.nn.tools._recomputation import call_checkpointed
@@ -111,7 +111,7 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
             return plain(*args, **kwargs)
 
         def member(index: mx.array, *args: Any) -> Any:
-            with surrounded(members=(*surroundings.get().members, index)):
+            with in_context(members=(*call_context.get().members, index)):
                 return call_in("mx.vmap", fun, *args)
 
         indices = mx.arange(length, dtype=mx.uint32)
@@ -203,7 +203,7 @@ def compile(
             # Compiling is off, or an argument belongs to a transform around.
             return fun(*args, **kwargs)
         draws = Draws()
-        with surrounded(trace=draws):
+        with in_context(trace=draws):
             if is_constant(stream_state()):
                 result = call_in("mx.compile", fun, *args, **kwargs)
             else:
@@ -216,7 +216,7 @@ def compile(
     compiled = _mlx.compile(traced, [sentinel, inputs], outputs, shapeless)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        around = surroundings.get()
+        around = call_context.get()
         if around.members:
             # As MLX does where an argument is mapped over; the indices always are.
             return fun(*args, **kwargs)

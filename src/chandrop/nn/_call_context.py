@@ -45,7 +45,7 @@ class Call(NamedTuple):
     called: set[int] | None = None
 
 
-class Surroundings(NamedTuple):
+class CallContext(NamedTuple):
     """What surrounds a layer's call.
 
     Attributes:
@@ -69,28 +69,28 @@ class Surroundings(NamedTuple):
 
 
 # Most calls have nothing around them, and ask no further.
-NOTHING = Surroundings()
-surroundings: ContextVar[Surroundings] = ContextVar("surroundings", default=NOTHING)
+NO_CONTEXT = CallContext()
+call_context: ContextVar[CallContext] = ContextVar("call_context", default=NO_CONTEXT)
 
 
 @contextmanager
-def surrounded(**changes: Any) -> Iterator[None]:
+def in_context(**changes: Any) -> Iterator[None]:
     """Changes what surrounds the layers' calls meanwhile."""
-    outer = surroundings.set(surroundings.get()._replace(**changes))
+    outer = call_context.set(call_context.get()._replace(**changes))
     try:
         yield
     finally:
-        surroundings.reset(outer)
+        call_context.reset(outer)
 
 
-def key_of_member(key: mx.array) -> mx.array:
+def fold_in_members(key: mx.array) -> mx.array:
     """Folds the indices of the vmapped members into a key."""
-    for index in surroundings.get().members:
+    for index in call_context.get().members:
         key = fold_in(key, index)
     return key
 
 
-def note(module: nn.Module, path: str | None = None) -> None:
+def record_state(module: nn.Module, path: str | None = None) -> None:
     """Notes what a module is, for the recomputation of the checkpointed calls around.
 
     Args:
@@ -100,7 +100,7 @@ def note(module: nn.Module, path: str | None = None) -> None:
     Raises:
         ValueError: the key that the tool has put in is no input of the checkpoint.
     """
-    for noted in surroundings.get().notes:
+    for noted in call_context.get().notes:
         if any(snapshot.holds(module) for snapshot in noted):
             continue
         if path is not None:
@@ -113,20 +113,20 @@ def note(module: nn.Module, path: str | None = None) -> None:
         noted.append(Snapshot(module))
 
 
-def note_new(layer: nn.Module) -> None:
+def record_new(layer: nn.Module) -> None:
     """Notes that a layer has a new key from MLX's global stream."""
-    new = surroundings.get().new
+    new = call_context.get().new
     if new is not None:
         new.append(layer)
 
 
-def note_draw(layer: nn.Module, key: mx.array) -> None:
+def record_draw(layer: nn.Module, key: mx.array) -> None:
     """Notes that a layer draws by its own key, where a trace or a tool wants to know.
 
     Raises:
         ValueError: a recomputation has built the layer.
     """
-    around = surroundings.get()
+    around = call_context.get()
     if around.new and any(layer is new for new in around.new):
         raise ValueError(
             f"A {type(layer).__name__} is built or copied inside of a checkpointed "
@@ -153,7 +153,7 @@ def call_in(
     transform: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
     """Calls a function, and notes if it draws from MLX's global stream in a transform."""
-    transforms = surroundings.get().global_draws
+    transforms = call_context.get().global_draws
     if transforms is None:
         return function(*args, **kwargs)
     before = stream_state()
