@@ -21,7 +21,7 @@ from chandrop.nn import (
     GaussianDropout,
     KeyedLayer,
 )
-from chandrop.nn._layers_of_the_call import path_in_the_call
+from chandrop.nn._call_context import path_in_tool_call
 
 
 class Conv1dNetwork(nn.Module):
@@ -208,7 +208,7 @@ def recorded():
         shift = call(layer, mx.zeros_like(x), key=key)
         layer._key = before
         mask = call(layer, mx.ones_like(x), key=key) - shift
-        draws.append(Draw(path_in_the_call(layer), layer, mask, shift))
+        draws.append(Draw(path_in_tool_call(layer), layer, mask, shift))
         return x * mask + shift
 
     with mock.patch.object(KeyedLayer, "__call__", recording):
@@ -221,7 +221,7 @@ def replayed(draws):
     remaining = iter(draws)
 
     def replaying(layer, x, *, key=None):
-        path_in_the_call(layer)  # as a layer that draws does
+        path_in_tool_call(layer)  # as a layer that draws does
         mask, shift = next(remaining)
         return x * mask + shift
 

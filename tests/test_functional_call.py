@@ -328,7 +328,7 @@ def test_layers_that_are_not_found_cannot_draw(build, key):
     model, dropout = build()
     before = mx.array(dropout._key)
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"A Dropout is called with a key"):
+        with pytest.raises(ValueError, match=r"A Dropout draws by its own key"):
             functional_call(model, {}, mx.ones((1, 2)), key=key)
     assert_same(dropout._key, before)
     model(mx.ones((1, 2)))
@@ -344,7 +344,7 @@ def test_a_layer_that_is_not_found_and_has_a_traced_rate(key):
         dropout.p = rate
         return functional_call(model, {}, mx.ones((1, 2)), key=key)
 
-    with pytest.raises(ValueError, match="A Dropout is called with a key"):
+    with pytest.raises(ValueError, match="A Dropout draws by its own key"):
         mx.vmap(member)(mx.array([0.1, 0.2]))
 
 

@@ -1,10 +1,9 @@
-"""What surrounds a layer's call: MLX's transforms, and the tools of chandrop.
+"""The context of a layer's call: transforms of MLX and tools of chandrop around it.
 
-The wrappers of MLX's functions, in ``_transforms``, and the tools say here that they are
-around, and the layers ask.
+The wrappers in ``tools/_transforms`` and the tools set it; layers read it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,133 +14,158 @@ import mlx.nn as nn
 
 from chandrop._global_stream import stream_state
 from chandrop.nn._snapshot import Snapshot
-from chandrop.random import fold_in
+from chandrop.nn._threads import in_use
+from chandrop.random import Key, fold_in
 
 
 @dataclass
 class Draws:
-    """The layers that have drawn by their own key.
-
-    Attributes:
-        drawn: all of them.
-        frozen: those whose key is a constant of the trace.
-    """
+    """The layers that drew by their own key, and those whose key is a constant there."""
 
     drawn: list[Any] = field(default_factory=list)
     frozen: list[Any] = field(default_factory=list)
 
 
-class Call(NamedTuple):
-    """A tool's call of a model.
+class ToolCall(NamedTuple):
+    """A call of a model whose layers hold keys that a tool has put into them."""
 
-    Attributes:
-        models: the model, and those of the calls around, the outermost first.
-        paths: the paths of the layers that may draw, by the layers' identities.
-        called: the layers that have been called to draw.
-    """
-
-    models: tuple[nn.Module, ...] = ()
-    paths: dict[int, str] | None = None
-    called: set[int] | None = None
+    # The model, after those of the calls around it.
+    models: tuple[nn.Module, ...]
+    # The paths of the layers that may draw by their own key, by id.
+    paths: dict[int, str]
+    # The ids of the layers that have done so.
+    called: set[int]
 
 
 class CallContext(NamedTuple):
-    """What surrounds a layer's call.
+    """What is around a layer's call."""
 
-    Attributes:
-        members: the index of the member in each vmap, the outermost first.
-        notes: what each checkpointed call has noted of modules, as they were when it first
-            used them.
-        new: the layers that a recomputation has built, with keys from MLX's global stream.
-        trace: the draws in a trace of mx.compile.
-        watched: the draws in a call that a tool watches.
-        global_draws: the transforms in which MLX's global stream has been drawn from.
-        call: the call of a tool.
-    """
-
+    # The index of the member in each vmap, the outermost first.
     members: tuple[mx.array, ...] = ()
-    notes: tuple[list[Snapshot], ...] = ()
+    # For each checkpointed call, the state of the modules when it first used them.
+    snapshots: tuple[list[Snapshot], ...] = ()
+    # In a recomputation: the layers that got a key from MLX's global stream.
     new: list[nn.Module] | None = None
+    # The draws in a trace of mx.compile, and in a call that a tool watches.
     trace: Draws | None = None
     watched: Draws | None = None
+    # The transforms in which MLX's global stream was drawn from.
     global_draws: set[str] | None = None
-    call: Call = Call()
+    tool_call: ToolCall | None = None
 
 
-# Most calls have nothing around them, and ask no further.
+# Most calls have nothing around them: layers then skip the rest.
 NO_CONTEXT = CallContext()
 call_context: ContextVar[CallContext] = ContextVar("call_context", default=NO_CONTEXT)
 
 
 @contextmanager
-def in_context(**changes: Any) -> Iterator[None]:
-    """Changes what surrounds the layers' calls meanwhile."""
-    outer = call_context.set(call_context.get()._replace(**changes))
+def in_context(context: CallContext | None = None, /, **changes: Any) -> Iterator[None]:
+    """Changes the context of layers' calls until exit: the current one, or `context`."""
+    context = call_context.get() if context is None else context
+    outer = call_context.set(context._replace(**changes))
     try:
         yield
     finally:
         call_context.reset(outer)
 
 
-def fold_in_members(key: mx.array) -> mx.array:
-    """Folds the indices of the vmapped members into a key."""
-    for index in call_context.get().members:
-        key = fold_in(key, index)
-    return key
+@contextmanager
+def tool_call(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[set[int]]:
+    """Lets only these layers draw by their own keys; yields the ids of those that did.
+
+    A layer that the tool did not find would draw by a key of its own, and its draws would
+    be lost or repeated.
+    """
+    outer = call_context.get().tool_call
+    models, known = (outer.models, outer.paths) if outer else ((), {})
+    paths = {id(layer): known.get(id(layer), path) for path, layer in layers.items()}
+    call = ToolCall((*models, model), paths, set())
+    # Keys that are given are not folded with a member's index, nor carried by a trace.
+    with (
+        in_context(tool_call=call, members=(), trace=None, watched=None, new=None),
+        in_use(paths),
+    ):
+        yield call.called
+
+
+def path_in_tool_call(layer: nn.Module) -> str | None:
+    """Returns the path of a layer that draws by its own key; None outside a tool's call.
+
+    Raises:
+        ValueError: the tool did not find the layer.
+    """
+    call = call_context.get().tool_call
+    if call is None:
+        return None
+    if id(layer) not in call.paths:
+        raise _not_found(layer, "called")
+    call.called.add(id(layer))
+    return call.paths[id(layer)]
 
 
 def record_state(module: nn.Module, path: str | None = None) -> None:
-    """Notes what a module is, for the recomputation of the checkpointed calls around.
+    """Records a module before it is used, for the recomputation of checkpoints around it.
 
     Args:
-        module: the module, before it is used.
+        module: the module.
         path: its path, if it draws by a key that a tool has put into it.
 
     Raises:
-        ValueError: the key that the tool has put in is no input of the checkpoint.
+        ValueError: that key is not an input of the checkpoint.
     """
-    for noted in call_context.get().notes:
-        if any(snapshot.holds(module) for snapshot in noted):
+    for snapshots in call_context.get().snapshots:
+        if any(snapshot.holds(module) for snapshot in snapshots):
             continue
         if path is not None:
-            raise ValueError(
-                f"A {type(module).__name__} is called in a checkpoint, but is not in the "
-                "module that is checkpointed, where mlx.nn finds layers: in attributes, "
-                "lists, dicts and other modules. Put it there, or give it a key: "
-                "layer(x, key=key)."
-            )
-        noted.append(Snapshot(module))
+            raise _not_found(module, "checkpointed")
+        snapshots.append(Snapshot(module))
+
+
+def _not_found(layer: nn.Module, done: str) -> ValueError:
+    return ValueError(
+        f"A {type(layer).__name__} draws by its own key, but is not in the module that is "
+        f"{done}, where mlx.nn finds layers: in attributes, lists, dicts and other "
+        "modules. Put it there, or give it a key: layer(x, key=key)."
+    )
 
 
 def record_new(layer: nn.Module) -> None:
-    """Notes that a layer has a new key from MLX's global stream."""
+    """Records that a layer got a key from MLX's global stream."""
     new = call_context.get().new
     if new is not None:
         new.append(layer)
 
 
-def record_draw(layer: nn.Module, key: mx.array) -> None:
-    """Notes that a layer draws by its own key, where a trace or a tool wants to know.
+def record_draw(layer: nn.Module, key: Key) -> None:
+    """Records that a layer draws by its own key.
 
     Raises:
         ValueError: a recomputation has built the layer.
     """
-    around = call_context.get()
-    if around.new and any(layer is new for new in around.new):
+    context = call_context.get()
+    if context.new and any(layer is new for new in context.new):
         raise ValueError(
             f"A {type(layer).__name__} is built or copied inside of a checkpointed "
             "function, so the recomputation draws another mask. Build it before, or give "
             "it a key: Dropout(0.5, key=key)."
         )
-    for draws in (around.trace, around.watched):
+    for draws in (context.trace, context.watched):
         if draws is not None:
             draws.drawn.append(layer)
             if is_constant(key):
                 draws.frozen.append(layer)
 
 
+def fold_in_members(key: Key) -> Key:
+    """Folds the indices of the members of the vmaps around into a key."""
+    for index in call_context.get().members:
+        key = fold_in(key, index)
+    return key
+
+
 def is_constant(array: mx.array) -> bool:
-    """Whether an array has a value now, and does not stand for an input of a trace."""
+    """Whether an array has a value, so that it is not an input of a trace."""
     try:
         mx.eval(array)
     except (RuntimeError, ValueError):
@@ -152,12 +176,10 @@ def is_constant(array: mx.array) -> bool:
 def call_in(
     transform: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Any:
-    """Calls a function, and notes if it draws from MLX's global stream in a transform."""
+    """Calls a function, and records the transform if MLX's global stream is drawn from."""
     transforms = call_context.get().global_draws
-    if transforms is None:
-        return function(*args, **kwargs)
     before = stream_state()
     result = function(*args, **kwargs)
-    if stream_state() is not before:
+    if transforms is not None and stream_state() is not before:
         transforms.add(transform)
     return result

@@ -2,62 +2,65 @@ import copy
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.nn._containers import containers
+from chandrop.nn._threads import model_lock
 
-# A tool changes a model for the time of a call: one thread at a time.
-changing_models = RLock()
+
+class _Part(NamedTuple):
+    """A module, list or dict, with copies of what it held."""
+
+    container: Any
+    kind: type[Any]
+    contents: Any
+    attributes: dict[str, Any] | None
 
 
 class Snapshot:
     """All that a model holds at one time: arrays, keys, modes and other attributes.
 
-    It keeps the contents of every module, list and dict, and the classes of modules, and
-    puts them back in place, so that whoever refers to one of these sees it restored.
+    It is restored in place, so that references to its modules, lists and dicts stay valid.
     """
 
     def __init__(self, model: Any):
-        self.model = model
         self._parts = [_part(container) for _, container in containers(model)]
 
     @cached_property
+    def ids(self) -> set[int]:
+        """The ids of the model's modules, lists and dicts."""
+        return {id(part.container) for part in self._parts}
+
+    @cached_property
     def arrays(self) -> list[mx.array]:
-        """The arrays, and those in tuples."""
+        """All arrays, including those in tuples."""
         return [array for _, _, value in self._places for array in _arrays(value)]
 
     @cached_property
     def _places(self) -> list[tuple[Any, Any, Any]]:
-        """Where there are arrays, or tuples, which may have some."""
+        """Each array, and each tuple, which may hold some, with its container and name."""
         return [
-            (container, place, value)
-            for container, _, contents, _ in self._parts
-            for place, value in _items(contents)
+            (part.container, name, value)
+            for part in self._parts
+            for name, value in items(part.contents)
             if isinstance(value, (mx.array, tuple))
         ]
 
-    @cached_property
-    def identities(self) -> set[int]:
-        """Those of the model's modules, lists and dicts."""
-        return {id(container) for container, _, _, _ in self._parts}
-
     def holds(self, module: nn.Module) -> bool:
         """Whether a module is one of the model's."""
-        return id(module) in self.identities
+        return id(module) in self.ids
 
     def now(self) -> "Snapshot":
-        """Takes a snapshot of what the same modules, lists and dicts hold now."""
+        """Returns a snapshot of what the same modules, lists and dicts hold now."""
         snapshot = Snapshot.__new__(Snapshot)
-        snapshot.model = self.model
-        snapshot._parts = [_part(container) for container, _, _, _ in self._parts]
+        snapshot._parts = [_part(part.container) for part in self._parts]
         return snapshot
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
-        """Puts everything back, with other `arrays` in place of its own if given."""
+        """Restores everything, with `arrays` in place of its own if they are given."""
         for container, kind, contents, attributes in self._parts:
             if isinstance(container, list):
                 container[:] = contents
@@ -67,16 +70,15 @@ class Snapshot:
             dict.update(container, contents)
             if attributes is not None:
                 container.__class__ = kind
-                own = vars(container)
-                own.clear()
-                own.update(_with_own_sets(attributes))
+                vars(container).clear()
+                vars(container).update(_with_copied_sets(attributes))
         if arrays is not None:
             remaining = iter(arrays)
-            for container, place, value in self._places:
-                container[place] = _with_arrays(remaining, value)
+            for container, name, value in self._places:
+                container[name] = _with_arrays(remaining, value)
 
     def restore_copies(self) -> None:
-        """Puts copies of the arrays in, which share their data.
+        """Restores copies of the arrays, which share their data.
 
         ``array += 1`` and ``array[0] = 1`` then change a copy, not what is to be restored.
         """
@@ -84,37 +86,19 @@ class Snapshot:
         self.restore([copies[id(array)] for array in self.arrays])
 
 
-def _part(container: Any) -> tuple[Any, type[Any], Any, dict[str, Any] | None]:
-    """Gives a module, list or dict with its class, its contents and its attributes."""
-    if isinstance(container, list):
-        return container, list, list(container), None
-    attributes = None
-    if isinstance(container, nn.Module):
-        attributes = _with_own_sets(vars(container))
-    return container, type(container), dict(container), attributes
-
-
-def _items(contents: Any) -> Iterable[tuple[Any, Any]]:
-    return enumerate(contents) if isinstance(contents, list) else contents.items()
-
-
 @contextmanager
-def put_back(*models: Any) -> Iterator[list[Snapshot]]:
-    """Puts back, on exit, all that models hold now, and gives that.
-
-    Meanwhile no other thread changes a model.
-    """
-    with changing_models:
-        before = [Snapshot(model) for model in models]
+def restored_on_exit(model: Any) -> Iterator[Snapshot]:
+    """Restores a model on exit; no other thread changes a model until then."""
+    with model_lock:
+        snapshot = Snapshot(model)
         try:
-            yield before
+            yield snapshot
         finally:
-            for snapshot in reversed(before):
-                snapshot.restore()
+            snapshot.restore()
 
 
-def with_own_containers(output: Any) -> Any:
-    """Gives an output in lists, dicts and tuples of its own.
+def with_copied_containers(output: Any) -> Any:
+    """Returns an output in new lists, dicts and tuples.
 
     A model may return one that it holds, which would be restored with the model.
 
@@ -128,44 +112,53 @@ def with_own_containers(output: Any) -> Any:
             output.close()
         raise TypeError(
             f"Received an output of type {type(output).__name__}, which computes after the "
-            "call, when all is again as it was before. Expected what is computed in the "
+            "call, when the model has been restored. Expected what is computed in the "
             "call: return a list, such as [layer(x) for layer in self.layers]."
         )
     if isinstance(output, dict):
-        return {name: with_own_containers(value) for name, value in output.items()}
+        return {name: with_copied_containers(value) for name, value in output.items()}
     if isinstance(output, (list, tuple)):
-        return rebuilt(output, map(with_own_containers, output))
+        return rebuilt(output, map(with_copied_containers, output))
     return output
 
 
-def _with_own_sets(attributes: dict[str, Any]) -> dict[str, Any]:
+def rebuilt(sequence: Any, values: Iterable[Any]) -> Any:
+    """Returns a list, tuple or named tuple of the same type with other values."""
+    if hasattr(sequence, "_fields"):
+        return type(sequence)(*values)
+    return type(sequence)(values)
+
+
+def items(contents: Any) -> Iterable[tuple[Any, Any]]:
+    """Returns the items of a dict, or the enumerated ones of a list."""
+    return contents.items() if isinstance(contents, dict) else enumerate(contents)
+
+
+def _part(container: Any) -> _Part:
+    attributes = None
+    if isinstance(container, nn.Module):
+        attributes = _with_copied_sets(vars(container))
+    contents = list(container) if isinstance(container, list) else dict(container)
+    return _Part(container, type(container), contents, attributes)
+
+
+def _with_copied_sets(attributes: dict[str, Any]) -> dict[str, Any]:
     """Copies sets, such as that of the frozen parameters, which are changed in place."""
-    copied = attributes.copy()
-    for name, value in attributes.items():
-        if type(value) is set:
-            copied[name] = value.copy()
-    return copied
+    return {
+        name: value.copy() if type(value) is set else value
+        for name, value in attributes.items()
+    }
 
 
-def _arrays(value: Any) -> Iterator[mx.array]:
-    """Gives an array, or those in a tuple."""
-    if isinstance(value, mx.array):
-        yield value
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _arrays(item)
+def _arrays(value: Any) -> list[mx.array]:
+    """Returns an array, or those in a tuple, as a list."""
+    if isinstance(value, tuple):
+        return [array for item in value for array in _arrays(item)]
+    return [value] if isinstance(value, mx.array) else []
 
 
 def _with_arrays(arrays: Iterator[mx.array], value: Any) -> Any:
-    """Gives the next of `arrays` for an array, and for those in a tuple, rebuilt."""
-    if isinstance(value, mx.array):
-        return next(arrays)
+    """Replaces an array, or those in a tuple, by the next of `arrays`."""
     if isinstance(value, tuple):
-        return rebuilt(value, (_with_arrays(arrays, item) for item in value))
-    return value
-
-
-def rebuilt(sequence: Any, items: Iterator[Any]) -> Any:
-    if hasattr(sequence, "_fields"):
-        return type(sequence)(*items)
-    return type(sequence)(items)
+        return rebuilt(value, [_with_arrays(arrays, item) for item in value])
+    return next(arrays) if isinstance(value, mx.array) else value

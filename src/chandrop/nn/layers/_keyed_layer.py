@@ -10,11 +10,12 @@ from chandrop.nn._call_context import (
     NO_CONTEXT,
     call_context,
     fold_in_members,
+    path_in_tool_call,
     record_draw,
     record_new,
     record_state,
 )
-from chandrop.nn._layers_of_the_call import check_not_in_use, path_in_the_call
+from chandrop.nn._threads import check_not_in_use
 from chandrop.nn.layers._foreign_keywords import check_arguments
 from chandrop.random import Key, check_key
 
@@ -117,7 +118,7 @@ class KeyedLayer(nn.Module):
         around, path = call_context.get(), None
         if around is not NO_CONTEXT:
             if own and drawing:
-                path = path_in_the_call(self)
+                path = path_in_tool_call(self)
             record_state(self, path)
         if not drawing:
             self._check(x, key)

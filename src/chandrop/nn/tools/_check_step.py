@@ -14,14 +14,14 @@ from mlx.utils import tree_flatten
 from chandrop import _mlx
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._call_context import in_context, is_constant
-from chandrop.nn._layers_of_the_call import in_use
-from chandrop.nn._snapshot import Snapshot, changing_models, put_back
-from chandrop.nn.tools._convert import MLX_DROPOUTS
-from chandrop.nn.tools._layers_by_path import layers_by_path
-from chandrop.nn.tools._model_keys import check_has_layers, get_keys, keyed_layers, quoted
-from chandrop.nn.tools._transforms import CARRY, KeysNotCarriedError, seen_before
+from chandrop.nn._snapshot import Snapshot, restored_on_exit
+from chandrop.nn._threads import in_use, model_lock
+from chandrop.nn.tools._convert import drops, mlx_dropouts
+from chandrop.nn.tools._layers_by_path import quoted
+from chandrop.nn.tools._model_keys import check_has_layers, get_keys, keyed_layers
+from chandrop.nn.tools._transforms import CARRY, KeysNotCarriedError, unwrapped_imports
 
-_ANEW = """
+_REBUILD = """
 If the step updates an optimizer, build that anew, since mx.compile has left arrays of its
 trace in it."""
 
@@ -34,37 +34,33 @@ def check_step(
 ) -> None:
     """Runs a training step and raises if its dropout layers repeat masks.
 
-    Call this once before training, on a small batch. The step is run five times, the first
-    time uncompiled. Model, keys, optimizer and MLX's global stream are then put back, so
-    training goes on as if it had not been called; what other objects hold is not. These
-    repeat masks:
+    Call it once before training, on a small batch. It runs the step five times, the first
+    time uncompiled, and then restores the model, its keys, the optimizer and MLX's global
+    stream, but not what other objects hold. Masks repeat in
 
     - a compiled step that does not carry the keys, or MLX's global stream if it draws from
-      that: the first mask stays in it for ever;
-    - layers that hold the same key, and ranks of ``mx.distributed`` that do;
-    - layers of ``mlx.nn`` that are on: under ``mx.vmap`` all members have one mask, and
-      the recomputation of ``mx.checkpoint`` has another one than the loss.
+      that: every call has the masks of the first;
+    - layers, or ranks of ``mx.distributed``, that hold the same key;
+    - layers of ``mlx.nn``: all members of ``mx.vmap`` share a mask, and the recomputation
+      of ``mx.checkpoint`` draws another one than the loss.
 
     A layer whose key does not advance uncompiled either is not reported: the step does not
-    call it, gives it a key, or gives keys to the model by :func:`rekey`. Keys that do not
-    come from the layers, as those of :func:`functional_call`, are not checked. Warns of
-    modules that have imported MLX's functions before :mod:`chandrop.nn`, since the layers
-    are wrong in these. Other tools wait meanwhile, in all threads, so the step may not wait
-    for a thread that uses one.
+    call it, or gives it a key. Keys of :func:`functional_call` are not checked. Warns of
+    modules that imported MLX's functions before :mod:`chandrop.nn`, where layers draw wrong
+    masks. Tools wait in other threads, so the step may not wait for a thread that uses one.
 
     Args:
         model: the model that `step` trains.
         step: the training step, compiled or not.
-        *args: what `step` is called with.
-        optimizer: the optimizer that `step` updates, an ``mlx.optimizers.Optimizer``, to be
-            put back. Without it, its state advances by five steps.
+        *args: the arguments of `step`.
+        optimizer: the optimizer that `step` updates, an ``mlx.optimizers.Optimizer``, to
+            restore. Without it, its state advances by five steps.
 
     Raises:
         TypeError: `model` is not a module, or `optimizer` has no state.
-        ValueError: masks repeat, or the trace has left its arrays in the model; the message
-            names the layers and says what to add. Also if no dropout layer of chandrop in
-            `model` is on, or if one is in a tuple. Among several ranks, all of them have to
-            call this function.
+        ValueError: masks repeat, or a trace has left its arrays in the model; the message
+            names the layers and the fix. Also if no dropout layer of chandrop in `model` is
+            on, or if one is in a tuple. All ranks have to call this function.
 
     Example:
         >>> import mlx.core as mx
@@ -73,57 +69,59 @@ def check_step(
         >>> model = nn.Sequential(nn.Linear(4, 4), Dropout(0.5))
         >>> check_step(model, lambda x: model(x).sum(), mx.ones((2, 4)))
     """
-    with changing_models:
+    with model_lock:
         layers = keyed_layers(model)
         check_has_layers(model, layers)
-        dropping = [path for path, layer in layers.items() if layer._would_drop()]
+        dropping = [path for path, layer in layers.items() if drops(layer)]
         if not dropping:
             raise ValueError(
                 f"None of the model's dropout layers is on: {quoted(layers)}. Expected "
                 "training mode, model.train(), and a rate above 0."
             )
-        left = _left_traced(model)
+        left = _left_in_model(model)
         if left:
             raise ValueError(
                 f"The model holds arrays of an earlier trace of mx.compile: {quoted(left)}."
                 " Build model and optimizer anew, and then the step."
             )
-        _check_can_be_seen()
-        with (
-            _all_put_back(model, optimizer),
-            in_use({id(layer) for layer in layers.values()}),
-        ):
-            anew = _ANEW if optimizer is None else ""
-            words = _words(model)
-            _check_keys_differ({path: words[path] for path in dropping})
+        imports = unwrapped_imports()
+        if imports:
+            warnings.warn(
+                "MLX's own functions were imported before chandrop.nn: "
+                f"{', '.join(imports)}. In these, dropout layers draw wrong masks without "
+                "an error. Import chandrop.nn first, or call mx.vmap, mx.checkpoint and "
+                "mx.compile.",
+                stacklevel=2,
+            )
+        ids = {id(layer) for layer in layers.values()}
+        with _all_restored(model, optimizer), in_use(ids):
+            rebuild = _REBUILD if optimizer is None else ""
+            before = _key_words(model)
+            _check_keys_differ(before, dropping)
             with _not_compiled():
-                uncompiled = _called(model, step, args, anew)
-            own = {path for path in dropping if uncompiled.keys[path] != words[path]}
-            # Before anything may raise on one rank, and leave the others waiting.
-            _check_ranks_differ(uncompiled.keys, dropping, own)
-            calls = [_called(model, step, args, anew) for _ in range(_CALLS)]
-            _check_keys_differ({path: calls[0].keys[path] for path in dropping})
+                uncompiled = _run(model, step, args, rebuild)
+            advancing = [path for path in dropping if uncompiled.keys[path] != before[path]]
+            # What may raise on one rank alone comes later, since the others would wait.
+            _check_ranks_differ(uncompiled.keys, dropping, advancing)
+            calls = [_run(model, step, args, rebuild) for _ in range(_CALLS)]
+            _check_keys_differ(calls[0].keys, dropping)
             _check_keys_advance(uncompiled, calls[1:], dropping)
-            _check_global_draws(model, calls, uncompiled)
+            _check_global_draws(model, uncompiled, calls)
 
 
-class _Call(NamedTuple):
-    """What a call of the step has left.
+class _Run(NamedTuple):
+    """What one call of the step has left."""
 
-    Attributes:
-        keys: the words of each layer's key, by path.
-        draws: whether it has drawn from MLX's global stream.
-        transforms: the transforms of MLX in which it has.
-    """
-
+    # The words of each layer's key, by path.
     keys: dict[str, str]
-    draws: bool
+    draws_globally: bool
+    # The transforms of MLX in which it drew from the global stream.
     transforms: set[str]
 
 
-def _called(
-    model: nn.Module, step: Callable[..., Any], args: tuple[Any, ...], anew: str
-) -> _Call:
+def _run(
+    model: nn.Module, step: Callable[..., Any], args: tuple[Any, ...], rebuild: str
+) -> _Run:
     stream = stream_state().tolist()
     transforms: set[str] = set()
     try:
@@ -132,30 +130,29 @@ def _called(
     except KeysNotCarriedError as error:
         paths = {id(layer): path for path, layer in keyed_layers(model).items()}
         frozen = {paths.get(id(layer), repr(layer)) for layer in error.layers}
-        raise _repeats_at_every_step(sorted(frozen), anew) from error
+        raise _masks_repeat(sorted(frozen), rebuild) from error
     if not is_constant(stream_state()):
         raise ValueError(
-            "The compiled step takes MLX's global stream, but does not give it back. Carry "
+            "The compiled step takes MLX's global stream, but does not return it. Carry "
             "mx.random.state among the outputs, too."
         )
-    left = _left_traced(model)
+    left = _left_in_model(model)
     if left:
         raise ValueError(
             f"mx.compile has left arrays of its trace in the model: {quoted(left)}. Carry "
-            f"{CARRY}{anew}\n"
+            f"{CARRY}{rebuild}\n"
             "If both are carried: optimizer.state was replaced after the list was made; "
             "make it later."
         )
-    draws = stream_state().tolist() != stream
-    return _Call(_words(model), draws, transforms)
+    return _Run(_key_words(model), stream_state().tolist() != stream, transforms)
 
 
 @contextmanager
-def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
-    """Puts back, on exit, the model, MLX's global stream and the optimizer.
+def _all_restored(model: nn.Module, optimizer: Any) -> Iterator[None]:
+    """Restores the model, the optimizer and MLX's global stream on exit.
 
-    An optimizer that makes its state at its first update keeps what it makes, but without
-    the update, since a step that is compiled cannot make it twice.
+    An optimizer that makes its state at its first update keeps that, as it was before the
+    update, since a compiled step cannot make it twice.
     """
     if optimizer is not None and not hasattr(optimizer, "state"):
         raise TypeError(
@@ -163,13 +160,19 @@ def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
             "mlx.optimizers.Optimizer: check_step(model, step, x, optimizer=optimizer)."
         )
     stream = stream_state().tolist()
-    with put_back(model) as [before]:
+    with restored_on_exit(model) as before:
         before.restore_copies()
-        parts = _optimizers_of(optimizer)
+        parts = _optimizers_in(optimizer)
         snapshots = [Snapshot(vars(part)) for part in parts]
+
+        def init(i: int, parameters: Any) -> None:
+            del parts[i].init
+            parts[i].init(parameters)
+            snapshots[i] = Snapshot(vars(parts[i]))
+
         for i, part in enumerate(parts):
             if hasattr(part, "init"):
-                part.init = partial(_init, part, snapshots, i)
+                part.init = partial(init, i)
         try:
             yield
         finally:
@@ -178,8 +181,8 @@ def _all_put_back(model: nn.Module, optimizer: Any) -> Iterator[None]:
             set_stream(stream)
 
 
-def _optimizers_of(optimizer: Any) -> list[Any]:
-    """Gives an optimizer, and those that it holds."""
+def _optimizers_in(optimizer: Any) -> list[Any]:
+    """Returns an optimizer, and those that it holds."""
     found: dict[int, Any] = {}
     pending = [] if optimizer is None else [optimizer]
     while pending:
@@ -196,39 +199,20 @@ def _optimizers_of(optimizer: Any) -> list[Any]:
     return list(found.values())
 
 
-def _init(optimizer: Any, snapshots: list[Snapshot], i: int, parameters: Any) -> None:
-    """Makes the state of an optimizer, and takes a snapshot of that."""
-    del optimizer.init
-    optimizer.init(parameters)
-    snapshots[i] = Snapshot(vars(optimizer))
-
-
-def _left_traced(model: nn.Module) -> list[str]:
-    """Gives the paths of the arrays that stand for an input of a trace."""
+def _left_in_model(model: nn.Module) -> list[str]:
+    """Returns the paths of arrays that a trace has left in a model."""
     arrays = dict(tree_flatten(model.state))
     return [path for path, array in arrays.items() if not is_constant(array)]
 
 
-def _check_can_be_seen() -> None:
-    places = seen_before()
-    if places:
-        warnings.warn(
-            f"MLX's own functions were imported before chandrop.nn: {', '.join(places)}. "
-            "In these, dropout layers draw wrong masks without an error. Import "
-            "chandrop.nn first, or call mx.vmap, mx.checkpoint and mx.compile.",
-            stacklevel=3,
-        )
-
-
-def _words(model: nn.Module) -> dict[str, str]:
-    """Gives keys as they can be compared later."""
+def _key_words(model: nn.Module) -> dict[str, str]:
     return {path: str(key.tolist()) for path, key in get_keys(model).items()}
 
 
-def _check_keys_differ(words: dict[str, str]) -> None:
+def _check_keys_differ(keys: dict[str, str], dropping: list[str]) -> None:
     paths = defaultdict(list)
-    for path, key in words.items():
-        paths[key].append(path)
+    for path in dropping:
+        paths[keys[path]].append(path)
     for same in paths.values():
         if len(same) > 1:
             raise ValueError(
@@ -237,64 +221,67 @@ def _check_keys_differ(words: dict[str, str]) -> None:
             )
 
 
-def _check_keys_advance(uncompiled: _Call, calls: list[_Call], paths: list[str]) -> None:
+def _check_keys_advance(uncompiled: _Run, calls: list[_Run], dropping: list[str]) -> None:
     frozen = [
         path
-        for path in paths
-        if all(call.keys[path] == calls[0].keys[path] for call in calls)
+        for path in dropping
+        if len({call.keys[path] for call in calls}) == 1
         and uncompiled.keys[path] != calls[0].keys[path]
     ]
     if frozen:
-        raise _repeats_at_every_step(frozen)
+        raise _masks_repeat(frozen)
 
 
-def _repeats_at_every_step(paths: Iterable[str], anew: str = "") -> ValueError:
+def _masks_repeat(paths: Iterable[str], rebuild: str = "") -> ValueError:
     return ValueError(
         f"These layers drop the same at every step: {quoted(paths)}. The step is compiled "
-        f"and does not carry their keys. Carry {CARRY}{anew}"
+        f"and does not carry their keys. Carry {CARRY}{rebuild}"
     )
 
 
-def _check_global_draws(model: nn.Module, calls: list[_Call], uncompiled: _Call) -> None:
-    layers = layers_by_path(model, MLX_DROPOUTS)
-    theirs = [path for path, m in layers.items() if m.training and m._p_1 < 1]
+def _check_global_draws(model: nn.Module, uncompiled: _Run, calls: list[_Run]) -> None:
+    theirs = [path for path, layer in mlx_dropouts(model).items() if drops(layer)]
     transforms = uncompiled.transforms.union(*(call.transforms for call in calls))
     if "mx.checkpoint" in transforms:
-        what = (
+        fault = (
             "In mx.checkpoint the recomputation draws something else, so the gradient is "
             "of another network than the loss."
         )
     elif "mx.vmap" in transforms and theirs:
-        what = "In mx.vmap all members drop the same."
-    elif "mx.compile" in transforms or (uncompiled.draws and not calls[-1].draws):
-        what = (
+        fault = "In mx.vmap all members drop the same."
+    elif "mx.compile" in transforms or (
+        uncompiled.draws_globally and not calls[-1].draws_globally
+    ):
+        fault = (
             "The compiled step does not carry the stream, which is mx.random.state, so "
             "every step repeats the first one's draws."
         )
     else:
         return
     if theirs:
-        who = f"These layers of mlx.nn draw from MLX's global stream: {quoted(theirs)}."
+        source = f"These layers of mlx.nn draw from MLX's global stream: {quoted(theirs)}."
         fix = "Give them keys: chandrop.nn.convert(model)."
     else:
-        who = "The step draws from MLX's global stream."
+        source = "The step draws from MLX's global stream."
         fix = "Draw by a key that the step is given: mx.random.normal(shape, key=key)."
-    raise ValueError(f"{who} {what} {fix}")
+    raise ValueError(f"{source} {fault} {fix}")
 
 
-def _check_ranks_differ(words: dict[str, str], paths: list[str], own: set[str]) -> None:
-    """Raises if layers that draw by their `own` keys hold the same on several ranks."""
+def _check_ranks_differ(
+    keys: dict[str, str], dropping: list[str], advancing: list[str]
+) -> None:
+    """Raises if layers that draw by their own keys hold the same on several ranks."""
     if not mx.distributed.is_available():
         return
     ranks = mx.distributed.init()
     if ranks.size() == 1:
         return
-    hashes = mx.array([crc32(words[path].encode()) for path in paths], dtype=mx.uint32)
-    others: Any = mx.distributed.all_gather(hashes[None], group=ranks).tolist()
+    hashes = mx.array([crc32(keys[path].encode()) for path in dropping], dtype=mx.uint32)
+    gathered: Any = mx.distributed.all_gather(hashes[None], group=ranks).tolist()
     same = [
         path
-        for i, path in enumerate(paths)
-        if path in own and len({rank_hashes[i] for rank_hashes in others}) < ranks.size()
+        for path, on_ranks in zip(dropping, zip(*gathered, strict=True), strict=True)
+        if path in advancing and len(set(on_ranks)) < ranks.size()
     ]
     if same:
         raise ValueError(
@@ -326,7 +313,7 @@ def _compile_is_on() -> bool:
         return x
 
     compiled = _mlx.compile(identity)
-    # The first call in a process may be traced once more than those that follow.
+    # The first call in a process may be traced once more.
     for _ in range(3):
         compiled(mx.array(0.0))
     return len(traces) < 3

@@ -1,39 +1,47 @@
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import mlx.nn as nn
 
-from chandrop.nn._snapshot import changing_models
+from chandrop.nn._threads import model_lock
 from chandrop.nn.tools._recomputation import call_checkpointed
 
+Params = ParamSpec("Params")
+Output = TypeVar("Output")
 
+
+@overload
+def checkpoint(module: Callable[Params, Output]) -> Callable[Params, Output]: ...
+@overload
+def checkpoint(module: nn.Module) -> Callable[..., Any]: ...
+@overload
 def checkpoint(
-    module: nn.Module, fn: Callable[..., Any] | None = None
-) -> Callable[..., Any]:
-    """Makes a call of a module that is computed again in the backward pass, to save memory.
+    module: nn.Module, fn: Callable[Params, Output]
+) -> Callable[Params, Output]: ...
+def checkpoint(module: Any, fn: Callable[..., Any] | None = None) -> Callable[..., Any]:
+    """Returns a function whose call is computed again in the backward pass, to save memory.
 
-    Use it in place of ``mlx.nn.utils.checkpoint`` for what MLX's does not do: the
-    recomputation sees all modes, buffers and parameters of the module as they were at the
-    call, buffers such as running statistics are updated once, and arguments may be
-    integers. The keys of dropout layers are right with both.
+    Unlike with ``mlx.nn.utils.checkpoint``, the recomputation sees all modes, buffers and
+    parameters of the module as they were at the call, buffers such as running statistics
+    are updated once, and arguments may be integers.
 
-    Make it where it is called, ``checkpoint(self.block)(x)``: kept as an attribute, it
-    would refer to the same block in a copy of the model. Checkpoint the blocks of a deep
-    model one by one: around all of it, nothing is saved.
+    Call it where it is used, ``checkpoint(self.block)(x)``: a result that is kept as an
+    attribute would refer to the same block in a copy of the model. Checkpoint the blocks of
+    a model one by one: around the whole model, it saves nothing.
 
     Args:
         module: the module whose arrays the computation depends on.
-        fn: what to call. Default: `module` itself. As with ``mlx.nn.utils.checkpoint``,
-            arrays that are neither in `module` nor among the arguments get no gradient.
+        fn: the function to call. Default: `module`. Arrays that are neither in `module`
+            nor among the arguments get no gradient, as in ``mlx.nn.utils.checkpoint``.
 
     Returns:
-        A function of the arguments of `fn`, of the same output.
+        A function with the arguments and the output of `fn`.
 
     Raises:
-        TypeError: `module` is not a module, or `fn` cannot be called.
-        ValueError: at the call, within :func:`functional_call`: a dropout layer draws that
-            is not in `module`. At the gradient: `fn` builds a layer without a key.
+        TypeError: `module` is not a module, or `fn` is not a function.
+        ValueError: at the call, in :func:`functional_call`: a layer that draws is not in
+            `module`. In the backward pass: `fn` builds a layer without a key.
 
     Example:
         >>> import mlx.core as mx
@@ -54,14 +62,14 @@ def checkpoint(
         )
     if fn is not None and not callable(fn):
         raise TypeError(
-            f"Received fn of type {type(fn).__name__}. Expected a function; the input is "
-            "given to what this returns: checkpoint(module)(x)."
+            f"Received fn of type {type(fn).__name__}. Expected a function; pass the input "
+            "to what this returns: checkpoint(module)(x)."
         )
-    function = module if fn is None else fn
+    function: Any = module if fn is None else fn
 
     @wraps(function, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        with changing_models:
+        with model_lock:
             return call_checkpointed(function, args, kwargs, module)
 
     return checkpointed

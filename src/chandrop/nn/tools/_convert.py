@@ -1,5 +1,5 @@
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -7,31 +7,31 @@ import mlx.nn as nn
 
 from chandrop.nn._containers import containers
 from chandrop.nn.layers import Dropout, Dropout2d, Dropout3d, KeyedLayer
-from chandrop.nn.tools._layers_by_path import layers_by_path
-from chandrop.nn.tools._model_keys import keyed_layers, quoted
+from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
+from chandrop.nn.tools._model_keys import keyed_layers
+from chandrop.random import Key
 
 MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-_OURS: dict[type[nn.Module], type[KeyedLayer]] = dict(
-    zip(MLX_DROPOUTS, (Dropout, Dropout2d, Dropout3d), strict=True)
-)
-_THEIRS: dict[type[nn.Module], type[nn.Module]] = {
-    ours: theirs for theirs, ours in _OURS.items()
+_OURS: dict[type[nn.Module], type[KeyedLayer]] = {
+    nn.Dropout: Dropout,
+    nn.Dropout2d: Dropout2d,
+    nn.Dropout3d: Dropout3d,
 }
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None) -> Model:
-    """Makes ``mlx.nn``'s dropout layers in a model chandrop's, in place.
+    """Converts ``mlx.nn``'s dropout layers in a model to chandrop's, in place.
 
-    Weights, rates, modes and sharing stay as they are, and so do the model's output in
-    eval mode and its weights files. Each layer gets a key of its own from the global
-    stream; :func:`rekey` gives others. Layers of classes that inherit from ``mlx.nn``'s are
-    left alone, with a warning that names them; so is a model without dropout layers.
+    Weights, rates, modes, sharing, weights files and the output in eval mode stay the same.
+    Each layer draws a key from MLX's global stream; :func:`rekey` sets others. Warns of
+    layers whose class inherits from ``mlx.nn``'s, which are left as they are, and of a
+    model without dropout layers.
 
     Args:
-        model: any model. Layers are found where ``mlx.nn`` finds them: in attributes,
-            lists, dicts and other modules.
+        model: any model; see :func:`rekey` for where layers are found.
         where: which layers to convert: those for which ``where(path, layer)`` is true.
             Default: all.
 
@@ -40,7 +40,7 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
 
     Raises:
         TypeError: `model` is not a module, or `where` is not a function.
-        ValueError: `where` chooses no layer, or `model` has a layer of ``mlx.nn``'s in a
+        ValueError: `where` chooses no layer, or `model` has a layer of ``mlx.nn`` in a
             tuple.
 
     Example:
@@ -51,22 +51,26 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         True
     """
     _check_where(where)
-    layers = {
-        path: layer
-        for path, layer in layers_by_path(model, MLX_DROPOUTS).items()
-        if not isinstance(layer, KeyedLayer)
-    }
+    layers = mlx_dropouts(model)
     chosen = {path: m for path, m in layers.items() if where is None or where(path, m)}
     if where is not None and not chosen:
         raise ValueError(
             "The function given as where chose no layer. The model's dropout layers of "
             f"mlx.nn are: {quoted(layers) or 'none'}."
         )
-    left = {path: layer for path, layer in chosen.items() if not is_convertible(layer)}
-    # Before the model changes, since a warning may be an error.
-    if left:
-        warnings.warn(_left_alone(left), stacklevel=2)
-    elif not chosen and not _has_keyed_layers(model):
+    others = {path: layer for path, layer in chosen.items() if not is_convertible(layer)}
+    # Warnings come before the model changes, since they may be errors.
+    if others:
+        named = (f"{quoted([path])} ({type(m).__name__})" for path, m in others.items())
+        kind = type(next(iter(others.values())))
+        ours = next(ours for theirs, ours in _OURS.items() if issubclass(kind, theirs))
+        warnings.warn(
+            "Received a model with dropout layers of other classes than mlx.nn's own, "
+            f"which are left as they are: {', '.join(named)}. A class has to inherit from "
+            f"chandrop's: class {kind.__name__}(chandrop.nn.{ours.__name__}).",
+            stacklevel=2,
+        )
+    elif not chosen and not any(isinstance(m, KeyedLayer) for _, m in containers(model)):
         warnings.warn(
             f"Received a {type(model).__name__} without dropout layers, so none is "
             "converted. If layers come later, as by mlx-lm's linear_to_lora_layers, "
@@ -75,26 +79,28 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
             stacklevel=2,
         )
     for path, layer in chosen.items():
-        if path not in left:
+        if path not in others:
             convert_layer(layer)
     return model
 
 
 def revert(model: Model) -> Model:
-    """Makes chandrop's dropout layers in a model those of ``mlx.nn`` again, in place.
+    """Converts chandrop's dropout layers in a model back to ``mlx.nn``'s, in place.
+
+    Their keys are lost; :func:`get_keys` returns them before. The rest stays the same, as
+    in :func:`convert`.
 
     Args:
-        model: any model; see :func:`convert`. Weights, rates, modes and sharing stay as
-            they are. The keys are lost: :func:`get_keys` before, if you need them.
+        model: any model; see :func:`rekey` for where layers are found.
 
     Returns:
         The model.
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: ``mlx.nn`` has no counterpart of a layer: it is another one than
-            ``Dropout``, ``Dropout2d`` and ``Dropout3d``, or has groups, or its rate is 1 or
-            an array. The model is then left as it was. Also if a layer is in a tuple.
+        ValueError: ``mlx.nn`` does not have a layer: it is not a ``Dropout``,
+            ``Dropout2d`` or ``Dropout3d``, has groups, or its rate is 1 or an array; or a
+            layer is in a tuple. No layer is then converted.
 
     Example:
         >>> import mlx.nn as nn
@@ -104,8 +110,8 @@ def revert(model: Model) -> Model:
     """
     layers = keyed_layers(model)
     for path, layer in layers.items():
-        theirs = type(layer) in _THEIRS and layer._groups is None
-        if not theirs or isinstance(layer.p, mx.array) or layer.p == 1:
+        known = type(layer) in _THEIRS and layer._groups is None
+        if not known or isinstance(layer.p, mx.array) or layer.p == 1:
             raise ValueError(
                 f"Received a model with a {layer} at {quoted([path])}, which mlx.nn does "
                 "not have."
@@ -115,18 +121,34 @@ def revert(model: Model) -> Model:
     return model
 
 
+def mlx_dropouts(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the dropout layers of ``mlx.nn`` in a model by path."""
+    layers = layers_by_path(model, MLX_DROPOUTS)
+    return {path: m for path, m in layers.items() if not isinstance(m, KeyedLayer)}
+
+
+def drops(layer: nn.Module) -> bool:
+    """Whether a call of a dropout layer, of chandrop or ``mlx.nn``, draws."""
+    if isinstance(layer, KeyedLayer):
+        return layer._would_drop()
+    return bool(layer.training and layer._p_1 < 1)
+
+
 def is_convertible(layer: nn.Module) -> bool:
-    """Whether this is one of ``mlx.nn``'s layers and not one that inherits from them."""
+    """Whether this is one of ``mlx.nn``'s layers, and not one that inherits from them."""
     return type(layer) in _OURS
 
 
-def convert_layer(layer: nn.Module, key: mx.array | None = None) -> None:
-    """Makes a dropout layer of ``mlx.nn`` chandrop's, in place."""
-    _become(layer, _OURS[type(layer)], _rate(layer), key=key)
+def convert_layer(layer: nn.Module, key: Key | None = None) -> None:
+    """Converts a dropout layer of ``mlx.nn``, in place."""
+    # The layer keeps only 1 - p, which is rounded.
+    kept: float = layer._p_1
+    p = round(1 - kept, 15)
+    _become(layer, _OURS[type(layer)], p if 1 - p == kept else 1 - kept, key=key)
 
 
 def _become(layer: nn.Module, kind: type[Any], p: Any, **arguments: Any) -> None:
-    # A new class for the same object: whoever refers to the layer refers to it still.
+    # The object gets a new class, so that references to the layer stay valid.
     training = layer.training
     layer.clear()
     vars(layer).clear()
@@ -135,14 +157,7 @@ def _become(layer: nn.Module, kind: type[Any], p: Any, **arguments: Any) -> None
     layer.train(training)
 
 
-def _rate(layer: nn.Module) -> float:
-    """Gives the rate that the layer was built with, of which it keeps ``1 - p`` alone."""
-    kept: float = layer._p_1
-    written = round(1 - kept, 15)
-    return written if 1 - written == kept else 1 - kept
-
-
-def _check_where(where: Any) -> None:
+def _check_where(where: object) -> None:
     if isinstance(where, type):
         module = "nn." if where.__module__.startswith("mlx.nn") else ""
         raise TypeError(
@@ -154,21 +169,3 @@ def _check_where(where: Any) -> None:
         raise TypeError(
             f"Received where = {where!r}. Expected a function of a path and a layer."
         )
-
-
-def _left_alone(layers: Mapping[str, nn.Module]) -> str:
-    """Gives the warning that names the layers that no conversion is known for."""
-    named = ", ".join(
-        f"{quoted([path])} ({type(layer).__name__})" for path, layer in layers.items()
-    )
-    kind = type(next(iter(layers.values())))
-    ours = next(ours for theirs, ours in _OURS.items() if issubclass(kind, theirs))
-    return (
-        "Received a model with dropout layers of other classes than mlx.nn's own, which "
-        f"are left as they are: {named}. A class has to inherit from chandrop.nn's layer: "
-        f"class {kind.__name__}(chandrop.nn.{ours.__name__})."
-    )
-
-
-def _has_keyed_layers(model: nn.Module) -> bool:
-    return any(isinstance(layer, KeyedLayer) for _, layer in containers(model))

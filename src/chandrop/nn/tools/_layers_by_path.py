@@ -1,3 +1,4 @@
+from collections.abc import Iterable
 from typing import TypeVar
 
 import mlx.nn as nn
@@ -8,12 +9,12 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def layers_by_path(
-    model: nn.Module, kind: type[Layer] | tuple[type[Layer], ...]
+    model: object, kind: type[Layer] | tuple[type[Layer], ...]
 ) -> dict[str, Layer]:
-    """Gives the layers of one kind in a model by path, in the order of the paths.
+    """Returns the layers of one kind in a model by path, sorted by path.
 
-    Paths are those of ``model.named_modules()``. A layer that is used at several places
-    has the smallest of its paths, as a string.
+    Paths are those of ``model.named_modules()``. A layer at several places has the smallest
+    of its paths, as a string.
 
     Raises:
         TypeError: `model` is not a module.
@@ -26,9 +27,8 @@ def layers_by_path(
         )
     layers: dict[str, Layer] = {}
     found = set()
-    named = [(path, m) for path, m in model.named_modules() if isinstance(m, kind)]
-    for path, layer in sorted(named, key=lambda item: item[0]):
-        if id(layer) in found:
+    for path, layer in sorted(model.named_modules(), key=lambda item: item[0]):
+        if not isinstance(layer, kind) or id(layer) in found:
             continue
         if path in layers:
             raise ValueError(f'Received a model with two layers at "{path}". Rename one.')
@@ -42,3 +42,8 @@ def layers_by_path(
                 "dicts, not in tuples or sets. Put it into a list."
             )
     return layers
+
+
+def quoted(paths: Iterable[str]) -> str:
+    """Lists paths for an error message."""
+    return ", ".join(f'"{path}"' if path else "the model itself" for path in paths)

@@ -1,31 +1,29 @@
 """The keys of a model's layers, by path."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.nn.layers import KeyedLayer
-from chandrop.nn.tools._layers_by_path import layers_by_path
-from chandrop.random import check_key, fold_in
+from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
+from chandrop.random import Key, check_key, fold_in
 
 
-def rekey(model: nn.Module, key: mx.array) -> None:
+def rekey(model: nn.Module, key: Key) -> None:
     """Gives every dropout layer of a model a new key, derived from one key and its path.
 
-    The same key gives the same masks again, and layers that come or go leave the masks of
-    the others as they were. ``rekey(model, fold_in(key, step))`` makes step number `step`
-    repeatable alone; called inside a compiled step, it makes the masks depend on what the
-    step is given and on nothing else.
+    The same key gives the same masks again, whichever other layers are added or removed.
+    ``rekey(model, fold_in(key, step))`` makes each step repeatable on its own, also inside
+    a compiled step.
 
     Args:
-        model: any model. Its layers are found where ``mlx.nn`` finds them: in attributes,
-            lists, dicts and other modules. One layer at several places has one key, under
+        model: any model. Layers are found where ``mlx.nn`` finds them: in attributes,
+            lists, dicts and other modules. A layer at several places has one key, under
             the smallest of its paths.
-        key: a key ``(2,)``; or a batch of keys ``(B, 2)``, such as
-            :func:`chandrop.random.example_keys` gives, for inputs of ``B`` examples; or
-            ``(1, 2)``, one for all examples alike.
+        key: one key, ``(2,)``; one for each example, ``(B, 2)``, as
+            :func:`chandrop.random.example_keys` returns; or one for all alike, ``(1, 2)``.
 
     Raises:
         TypeError: `model` is not a module, or `key` is not a ``uint32`` array.
@@ -43,24 +41,23 @@ def rekey(model: nn.Module, key: mx.array) -> None:
         >>> mx.array_equal(model(mx.ones((2, 4))), first).item()
         True
 
-    Source: a layer's key is ``fold_in(key, crc32(path))``, with `path` as
-    ``model.named_modules()`` spells it, in UTF-8. Haiku and Flax derive a module's key from
-    its name likewise.
+    Source: a layer's key is ``fold_in(key, crc32(path))``, with the path of
+    ``model.named_modules()`` in UTF-8. Haiku and Flax also derive keys from names.
     """
     layers = keyed_layers(model)
     check_has_layers(model, layers)
     assign_keys(layers, key)
 
 
-def get_keys(model: nn.Module) -> dict[str, mx.array]:
-    """Gives the key of every dropout layer of a model by path, to save and resume with.
+def get_keys(model: nn.Module) -> dict[str, Key]:
+    """Returns the key of every dropout layer of a model by path, to save and resume with.
 
     Args:
-        model: any model; see :func:`rekey` for where its layers are found.
+        model: any model; see :func:`rekey` for where layers are found.
 
     Returns:
-        A flat dict from path to key, ``uint32``, ``(2,)`` or ``(B, 2)``, in the order of
-        the paths, as ``mx.save_safetensors`` takes it.
+        A dict from path to key, ``(2,)`` or ``(B, 2)``, sorted by path, as
+        ``mx.save_safetensors`` takes it.
 
     Raises:
         TypeError: `model` is not a module.
@@ -79,21 +76,21 @@ def get_keys(model: nn.Module) -> dict[str, mx.array]:
     return {path: layer._key for path, layer in keyed_layers(model).items()}
 
 
-def set_keys(model: nn.Module, keys: Mapping[str, mx.array], strict: bool = True) -> None:
-    """Puts keys into the dropout layers of a model: the inverse of :func:`get_keys`.
+def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> None:
+    """Sets the keys of a model's dropout layers; the inverse of :func:`get_keys`.
 
     Args:
-        model: any model; see :func:`rekey` for where its layers are found.
-        keys: from path to key, ``uint32``, ``(2,)`` or ``(B, 2)``.
-        strict: whether every layer has to have its path among `keys`; with False, the
-            others keep their key. Default: ``True``.
+        model: any model; see :func:`rekey` for where layers are found.
+        keys: from path to key, ``(2,)`` or ``(B, 2)``.
+        strict: whether `keys` must have the path of every layer; with ``False``, the other
+            layers keep their keys. Default: ``True``.
 
     Raises:
         TypeError: `model` is not a module, `keys` is not a dict, or a key is not a
             ``uint32`` array.
-        ValueError: a path is that of no dropout layer, or with `strict` that of a layer is
-            missing; `model` has a layer in a tuple; a key has the wrong shape. The keys are
-            then left as they were.
+        ValueError: `keys` has a path without a layer or, if `strict`, lacks that of a
+            layer; `model` has a layer in a tuple; a key has the wrong shape. No key is then
+            set.
 
     Example:
         >>> import mlx.core as mx
@@ -105,14 +102,12 @@ def set_keys(model: nn.Module, keys: Mapping[str, mx.array], strict: bool = True
         >>> set_keys(model, saved)
         >>> mx.array_equal(model(mx.ones((2, 4))), first).item()
         True
-
-    Source: Flax NNX keeps keys as state in the same way (its ``Rngs``).
     """
     layers = keyed_layers(model)
     if not isinstance(keys, Mapping):
         raise TypeError(
             f"Received keys of type {type(keys).__name__}. Expected a dict from path to "
-            "key, as get_keys(model) gives."
+            "key, as get_keys(model) returns."
         )
     unknown = sorted(keys.keys() - layers.keys())
     if unknown:
@@ -129,7 +124,7 @@ def set_keys(model: nn.Module, keys: Mapping[str, mx.array], strict: bool = True
         )
     for path, key in keys.items():
         try:
-            check_layer_key(key)
+            _check_layer_key(key)
         except (TypeError, ValueError) as error:
             raise type(error)(f"For {quoted([path])}: {error}") from error
     for path, key in keys.items():
@@ -137,33 +132,23 @@ def set_keys(model: nn.Module, keys: Mapping[str, mx.array], strict: bool = True
 
 
 def keyed_layers(model: nn.Module) -> dict[str, KeyedLayer]:
-    """Gives chandrop's dropout layers by path."""
+    """Returns chandrop's dropout layers by path."""
     return layers_by_path(model, KeyedLayer)
 
 
 def check_has_layers(model: nn.Module, layers: Mapping[str, KeyedLayer]) -> None:
-    """Raises if there is no layer that a key could be for."""
+    """Raises if there is no layer to give a key to."""
     if not layers:
         raise ValueError(
-            f"Received a {type(model).__name__} without dropout layers of chandrop. If it "
-            "has those of mlx.nn: chandrop.nn.convert(model). If one is in a lambda or the "
-            "like: make it an attribute of the model."
+            f"Received a {type(model).__name__} without dropout layers. If it has those of "
+            "mlx.nn: chandrop.nn.convert(model). If one is in a lambda or the like: make "
+            "it an attribute of the model."
         )
 
 
-def check_layer_key(key: mx.array) -> None:
-    """Raises unless `key` is one key or a batch of keys."""
-    check_key(key)
-    if key.ndim > 2:
-        raise ValueError(
-            f"Received keys of shape {key.shape}. Expected one key, (2,), or one for each "
-            "example, (B, 2)."
-        )
-
-
-def assign_keys(layers: Mapping[str, KeyedLayer], key: mx.array) -> None:
-    """Sets the key of every layer to that derived from `key` and its path, in one call."""
-    check_layer_key(key)
+def assign_keys(layers: Mapping[str, KeyedLayer], key: Key) -> None:
+    """Derives the key of every layer from `key` and its path, in one call, and sets it."""
+    _check_layer_key(key)
     hashes = [crc32(path.encode()) for path in layers]
     words = mx.array(hashes, dtype=mx.uint32).reshape(-1, *(1,) * (key.ndim - 1))
     keys = mx.split(fold_in(key, words).flatten(0, 1), len(layers))
@@ -171,6 +156,10 @@ def assign_keys(layers: Mapping[str, KeyedLayer], key: mx.array) -> None:
         layer._key = layer_key
 
 
-def quoted(paths: Iterable[str]) -> str:
-    """Lists paths for an error message."""
-    return ", ".join(f'"{path}"' if path else "the model itself" for path in paths)
+def _check_layer_key(key: Key) -> None:
+    check_key(key)
+    if key.ndim > 2:
+        raise ValueError(
+            f"Received keys of shape {key.shape}. Expected one key, (2,), or one for each "
+            "example, (B, 2)."
+        )

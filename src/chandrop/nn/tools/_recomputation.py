@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -10,9 +9,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop import _mlx
-from chandrop.nn._call_context import call_context, call_in
-from chandrop.nn._layers_of_the_call import in_use
-from chandrop.nn._snapshot import Snapshot, changing_models, with_own_containers
+from chandrop.nn._call_context import call_context, call_in, in_context
+from chandrop.nn._snapshot import Snapshot, with_copied_containers
+from chandrop.nn._threads import in_use, model_lock
 
 _DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
 _EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
@@ -27,70 +26,63 @@ def call_checkpointed(
 ) -> Any:
     """Calls a function by MLX's checkpoint, which calls it again for the gradient.
 
-    Then each layer that the function uses is what it was when it was first used, and
-    `module`, or else the models that a tool is calling, are what they were at the call.
-    Afterwards all are what they were before.
-
-    Args:
-        fun: the function.
-        args: its arguments.
-        kwargs: its arguments by keyword.
-        module: what the function depends on, beside its arguments, and is differentiated
-            with respect to.
+    In that recomputation each layer is what it was when the call first used it, and
+    `module`, or else the models that tools are calling, are what they were at the call.
+    Everything is restored after it. The gradient is also that of `module`'s arrays.
     """
-    around = call_context.get()
-    models = around.call.models if module is None else (module,)
-    noted = [Snapshot(model) for model in models]
-    # The arrays of a model may be members' of a vmap, and MLX calls the function once more
-    # to map over it. So they have to be inputs, and the members' indices, too.
-    inputs = [snapshot.arrays for snapshot in noted]
-    # MLX crashes where no array is among the outputs.
-    constant, anchor = _EXACT, None if module is None else mx.array(0.0)
+    context = call_context.get()
     if module is None:
+        models = context.tool_call.models if context.tool_call else ()
         # What a checkpointed function closes over has no gradient.
-        constant = _DTYPES
+        constant, anchor = _DTYPES, None
+    else:
+        models = (module,)
+        # MLX crashes where no array is among the outputs.
+        constant, anchor = _EXACT, mx.array(0.0)
+    snapshots = [Snapshot(model) for model in models]
+    # Under vmap MLX calls the function once more, so all that may be mapped over has to be
+    # an input: the arrays of the models, and the indices of the members.
+    inputs: Any = [snapshot.arrays for snapshot in snapshots]
+    if module is None:
         inputs = _with_constants(inputs, constant)
     is_first = True
 
-    def function(inputs: Any, indices: Any, args: Any, kwargs: Any) -> Any:
+    def function(inputs: Any, members: Any, args: Any, kwargs: Any) -> Any:
         nonlocal is_first
-        call: Callable[..., Any]
         if is_first:
             is_first = False
-            now, call = around._replace(notes=(*around.notes, noted)), fun
-        else:
-            now = around._replace(members=tuple(indices), new=[])
-            # If no layer was called, then nothing has to be as it was.
-            call = partial(again, inputs) if noted else partial(call_in, _CHECKPOINT, fun)
-        outer = call_context.set(now)
-        try:
-            return call(*args, **kwargs), anchor
-        finally:
-            call_context.reset(outer)
+            with in_context(context, snapshots=(*context.snapshots, snapshots)):
+                return fun(*args, **kwargs), anchor
+        with in_context(context, members=tuple(members), new=[]):
+            if snapshots:
+                return recompute(inputs, args, kwargs), anchor
+            # No layer was called, so there is nothing to restore.
+            return call_in(_CHECKPOINT, fun, *args, **kwargs), anchor
 
-    def again(inputs: Any, /, *args: Any, **kwargs: Any) -> Any:
+    def recompute(inputs: Any, args: Any, kwargs: Any) -> Any:
         if module is not None:
-            # MLX would differentiate with respect to all arguments, such as indices.
+            # MLX would differentiate with respect to all arguments, such as token numbers.
             args, kwargs = _with_constants((args, kwargs), constant)
         inputs = _with_constants(inputs, constant)
-        with changing_models, in_use(*(snapshot.identities for snapshot in noted)):
-            held = [snapshot.now() for snapshot in noted]
+        with model_lock, in_use(*(snapshot.ids for snapshot in snapshots)):
+            held = [snapshot.now() for snapshot in snapshots]
             if module is None:
                 # mlx.nn's checkpoint and mlx-lm's put parameters into what they close over.
                 held += map(Snapshot, _modules_of(fun))
             try:
-                for snapshot, arrays in zip_longest(noted, inputs):
+                # Layers that were recorded in the call have no inputs.
+                for snapshot, arrays in zip_longest(snapshots, inputs):
                     snapshot.restore(arrays)
-                return with_own_containers(call_in(_CHECKPOINT, fun, *args, **kwargs))
+                return with_copied_containers(call_in(_CHECKPOINT, fun, *args, **kwargs))
             finally:
                 for snapshot in reversed(held):
                     snapshot.restore()
 
-    return _mlx.checkpoint(function)(inputs, around.members, args, kwargs)[0]
+    return _mlx.checkpoint(function)(inputs, context.members, args, kwargs)[0]
 
 
 def _modules_of(fun: Any) -> list[nn.Module]:
-    """Gives the modules that a function is, or closes over."""
+    """Returns the modules that a function is, or closes over."""
     if isinstance(fun, nn.Module):
         return [fun]
     held = []
@@ -102,7 +94,7 @@ def _modules_of(fun: Any) -> list[nn.Module]:
 
 
 def _with_constants(tree: Any, dtypes: frozenset[mx.Dtype]) -> Any:
-    """Gives a tree whose arrays of these dtypes have no gradient."""
+    """Stops the gradient of a tree's arrays of these dtypes."""
     if isinstance(tree, mx.array):
         return mx.stop_gradient(tree) if tree.dtype in dtypes else tree
     if type(tree) is dict:

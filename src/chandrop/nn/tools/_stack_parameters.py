@@ -13,10 +13,9 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
         models: the members of the ensemble, at least one.
 
     Returns:
-        A tree as ``model.parameters()`` gives it, whose arrays have a leading axis: entry
-        ``i`` is that of ``models[i]``. One member is ``tree_map(lambda a: a[i], tree)``.
-        What is no parameter is not in it: an attribute with an underscore, or a layer's
-        array of rates, is that of the model that is called.
+        A tree like ``model.parameters()`` whose arrays have a leading axis for the members:
+        that of one member is ``tree_map(lambda a: a[i], tree)``. What is not a parameter,
+        such as a layer's array of rates, is not in it.
 
     Raises:
         TypeError: `models` is one module, or one of them is not a module.
@@ -48,24 +47,19 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
                 "mlx.nn.Module."
             )
         members.append(dict(tree_flatten(model.parameters())))
-        _check_same(members[0], members[i], i)
+        for name in sorted(members[0].keys() | members[i].keys()):
+            expected, received = (_description(members[j].get(name)) for j in (0, i))
+            if expected != received:
+                raise ValueError(
+                    f'Received models that differ in "{name}": models[0] has {expected}, '
+                    f"models[{i}] has {received}. Expected the same names, shapes and "
+                    "dtypes."
+                )
     return tree_map_with_path(
         lambda name, _: mx.stack([member[name] for member in members]),
         models[0].parameters(),
     )
 
 
-def _check_same(first: dict[str, mx.array], other: dict[str, mx.array], i: int) -> None:
-    for name in sorted(first.keys() | other.keys()):
-        expected, received = _described(first, name), _described(other, name)
-        if expected != received:
-            raise ValueError(
-                f'Received models that differ in "{name}": models[0] has {expected}, '
-                f"models[{i}] has {received}. Expected the same names, shapes and dtypes."
-            )
-
-
-def _described(parameters: dict[str, mx.array], name: str) -> str:
-    if name not in parameters:
-        return "none"
-    return f"{parameters[name].dtype} of shape {parameters[name].shape}"
+def _description(parameter: mx.array | None) -> str:
+    return "none" if parameter is None else f"{parameter.dtype} of shape {parameter.shape}"

@@ -6,22 +6,20 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.nn._containers import containers
-from chandrop.nn._layers_of_the_call import in_use
-from chandrop.nn._snapshot import put_back
-from chandrop.nn.tools._convert import MLX_DROPOUTS, convert_layer, is_convertible
-from chandrop.nn.tools._functional_call import functional_call
-from chandrop.nn.tools._layers_by_path import layers_by_path
-from chandrop.nn.tools._model_keys import keyed_layers, quoted
+from chandrop.nn._snapshot import restored_on_exit
+from chandrop.nn._threads import in_use
+from chandrop.nn.tools._convert import convert_layer, is_convertible, mlx_dropouts
+from chandrop.nn.tools._functional_call import Choice, functional_call
+from chandrop.nn.tools._layers_by_path import quoted
+from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 
 
 @contextmanager
-def subnetworks(
-    model: nn.Module, dropout: bool | Callable[[str, nn.Module], bool]
-) -> Iterator[Callable[..., Any]]:
-    """Gives a model as a function of a key, which chooses one of its subnetworks.
+def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any]]:
+    """Yields a function of a key and inputs; each key selects one subnetwork of a model.
 
-    Meanwhile the model is in eval mode, but for its dropout layers, and those of
-    ``mlx.nn`` are chandrop's. Then it is again as it was.
+    Until exit, all of the model but its dropout layers is in eval mode, and those of
+    ``mlx.nn`` are converted.
 
     Args:
         model: any model.
@@ -29,15 +27,15 @@ def subnetworks(
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: all layers shall be on, and one inherits from ``mlx.nn``'s; or the rates
-            of all that shall be on are 0, or one of them depends on the batch.
+        ValueError: `model` has no dropout layer, or the chosen ones make no subnetworks: no
+            key reaches one, the rates of all are 0, or one depends on the batch.
     """
-    with put_back(model):
+    with restored_on_exit(model):
         # model.eval() would leave out modules in tuples.
         for _, module in containers(model):
             if isinstance(module, nn.Module):
                 module.eval()
-        for path, layer in layers_by_path(model, MLX_DROPOUTS).items():
+        for path, layer in mlx_dropouts(model).items():
             if is_convertible(layer):
                 convert_layer(layer, key=mx.random.key(0))
             elif dropout is True:
@@ -46,39 +44,33 @@ def subnetworks(
                     "which no key reaches. It has to inherit from chandrop.nn's layer; or "
                     "choose others: dropout=lambda path, layer: ..."
                 )
-        _check_layers(model, dropout)
-        with in_use({id(layer) for layer in keyed_layers(model).values()}):
-            yield lambda key, *arguments: functional_call(
-                model, {}, *arguments, key=key, dropout=dropout
+        layers = keyed_layers(model)
+        check_has_layers(model, layers)
+        if dropout is not False:
+            chosen = {
+                path: layer
+                for path, layer in layers.items()
+                if not callable(dropout) or dropout(path, layer)
+            }
+            _check_chosen(chosen)
+        with in_use({id(layer) for layer in layers.values()}):
+            yield lambda key, *inputs: functional_call(
+                model, {}, *inputs, key=key, dropout=dropout
             )
 
 
-def _check_layers(
-    model: nn.Module, dropout: bool | Callable[[str, nn.Module], bool]
-) -> None:
-    layers = keyed_layers(model)
-    if callable(dropout):
-        layers = {path: layer for path, layer in layers.items() if dropout(path, layer)}
-    if not layers and not callable(dropout):
-        raise ValueError(
-            f"Received a {type(model).__name__} without dropout layers. If it was trained "
-            "without dropout, it has no subnetworks. If one is in a lambda or the like: "
-            "make it an attribute of the model."
-        )
-    by_place = [
-        path
-        for path, layer in layers.items()
-        if layer.depends_on_batch and not layer._keeps_all()
-    ]
-    if by_place and dropout is not False:
-        raise ValueError(
-            f"Received a model with a {type(layers[by_place[0]]).__name__} at "
-            f"{quoted(by_place)}. Which examples it keeps depends on the batch, so a key "
-            "is no subnetwork. Put a DropPath in its place, or leave it off: "
-            "dropout=lambda path, layer: not layer.depends_on_batch."
-        )
-    if dropout is not False and layers and all(m._keeps_all() for m in layers.values()):
+def _check_chosen(layers: dict[str, Any]) -> None:
+    on = {path: layer for path, layer in layers.items() if not layer._keeps_all()}
+    if layers and not on:
         raise ValueError(
             f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
             "subnetworks are the same. If it was trained without dropout, it has none."
+        )
+    by_place = [path for path, layer in on.items() if layer.depends_on_batch]
+    if by_place:
+        raise ValueError(
+            f"Received a model with a {type(on[by_place[0]]).__name__} at "
+            f"{quoted(by_place)}. Which examples it keeps depends on the batch, so a key "
+            "selects no subnetwork. Put a DropPath in its place, or leave it off: "
+            "dropout=lambda path, layer: not layer.depends_on_batch."
         )

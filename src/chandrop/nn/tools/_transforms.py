@@ -5,7 +5,7 @@ runs uncompiled inside ``mx.vmap``.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import update_wrapper, wraps
 from typing import Any
 
@@ -14,35 +14,28 @@ from mlx.utils import tree_flatten
 
 from chandrop import _mlx
 from chandrop._global_stream import stream_state
-from chandrop.nn._call_context import (
-    Draws,
-    call_context,
-    call_in,
-    in_context,
-    is_constant,
-)
+from chandrop.nn._call_context import Draws, call_context, call_in, in_context, is_constant
 from chandrop.nn.layers._keyed_layer import KeyedLayer, key_from_global_stream
 from chandrop.nn.tools._recomputation import call_checkpointed
 
 
 def wrap_transforms(on: bool = True) -> None:
-    """Wraps ``mx.vmap``, ``mx.checkpoint`` and ``mx.compile``, or takes the wrappers off.
+    """Wraps ``mx.vmap``, ``mx.checkpoint`` and ``mx.compile``, or unwraps them.
 
-    Importing :mod:`chandrop.nn` wraps them. With the wrappers, a layer that draws by its
-    own key is right under these functions without being asked:
+    Importing :mod:`chandrop.nn` wraps them, so that layers may draw by their own keys:
 
-    - ``mx.vmap``: member ``i`` is masked by ``fold_in(subkey, i)``, where ``subkey`` is
-      what the layer splits off for this call.
+    - ``mx.vmap``: member ``i`` is masked by ``fold_in(subkey, i)``, where the layer splits
+      ``subkey`` off for this call.
     - ``mx.checkpoint``: the recomputation sees the keys, modes and rates of the call.
     - ``mx.compile``: a function that does not carry the keys raises, where every call would
       repeat one mask.
 
-    Functions that draw nothing, and layers that are given a key, behave as without them,
-    except that a compiled function runs uncompiled inside ``mx.vmap``. A function that was
-    made with the wrappers on keeps its wrapper.
+    The wrappers change nothing where no layer draws by its own key, except that a compiled
+    function runs uncompiled inside ``mx.vmap``. A function that was made with a wrapper
+    keeps it.
 
     Args:
-        on: whether to wrap them. Calling it twice is the same as calling it once.
+        on: whether to wrap them, or to put MLX's own back. Default: ``True``.
 
     Example:
         >>> import mlx.core as mx
@@ -64,18 +57,18 @@ def wrap_transforms(on: bool = True) -> None:
     for name, wrapper in _WRAPPERS.items():
         own = getattr(_mlx, name)
         old, new = (own, wrapper) if on else (wrapper, own)
-        # What others have put in its place stays.
+        # A function that others have put there stays.
         if getattr(mx, name) is old:
             setattr(mx, name, new)
 
 
-def seen_before() -> list[str]:
-    """Names where other modules hold MLX's own functions, which no wrapper reaches."""
+def unwrapped_imports() -> list[str]:
+    """Returns where other modules hold MLX's own functions, which no wrapper reaches."""
     own = [getattr(_mlx, name) for name in _WRAPPERS]
     return [
-        f"{place}.{name}"
-        for place, module in list(sys.modules.items())
-        if place.split(".")[0] not in ("mlx", "chandrop")
+        f"{module_name}.{name}"
+        for module_name, module in list(sys.modules.items())
+        if module_name.split(".")[0] not in ("mlx", "chandrop")
         for name, value in list(getattr(module, "__dict__", {}).items())
         if any(value is function for function in own)
     ]
@@ -83,6 +76,8 @@ def seen_before() -> list[str]:
 
 class _Transformed:
     """What a wrapper returns. Like MLX's own, it does not become a method in a class."""
+
+    __wrapped__: Callable[..., Any]
 
     def __init__(self, call: Callable[..., Any], fun: Callable[..., Any]):
         update_wrapper(self, fun, updated=())
@@ -93,21 +88,19 @@ class _Transformed:
 
 
 class _Compiled(_Transformed):
-    """What the wrapper of mx.compile returns."""
-
-    __wrapped__: Callable[..., Any]
+    pass
 
 
 @wraps(_mlx.vmap)
 def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Transformed:
-    """Hands each member its index, as one more argument that is mapped over."""
+    """Maps over the members' indices, too, which layers fold into their keys."""
     plain = _mlx.vmap(fun, in_axes, out_axes)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         axes = _axes_of_arguments(in_axes, args)
         length = next(_mapped_lengths(args, axes), None)
         if length is None or kwargs:
-            # MLX says what is wrong.
+            # MLX raises its own error.
             return plain(*args, **kwargs)
 
         def member(index: mx.array, *args: Any) -> Any:
@@ -121,7 +114,7 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
 
 
 def _axes_of_arguments(in_axes: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Gives each argument its axes, which for a lone argument may stand alone in MLX."""
+    """Returns the axes of each argument; in MLX those of a lone one may stand alone."""
     if len(args) == 1:
         lone = isinstance(in_axes, tuple) and len(in_axes) == 1
         return in_axes if lone and isinstance(args[0], mx.array) else (in_axes,)
@@ -129,15 +122,14 @@ def _axes_of_arguments(in_axes: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _mapped_lengths(tree: Any, axes: Any) -> Iterator[int]:
-    """Gives the lengths of the axes that are mapped over, where they can be told."""
+    """Yields the lengths of the axes that are mapped over, as far as they are valid."""
     if isinstance(tree, mx.array):
         if isinstance(axes, int) and -tree.ndim <= axes < tree.ndim:
             yield tree.shape[axes]
     elif isinstance(tree, dict):
         for name, value in tree.items():
-            yield from _mapped_lengths(
-                value, axes.get(name) if isinstance(axes, dict) else axes
-            )
+            each = axes.get(name) if isinstance(axes, dict) else axes
+            yield from _mapped_lengths(value, each)
     elif isinstance(tree, (list, tuple)):
         each = axes if isinstance(axes, (list, tuple)) else [axes] * len(tree)
         for value, axis in zip(tree, each, strict=False):
@@ -149,11 +141,7 @@ def checkpoint(fun: Callable[..., Any]) -> Any:
     """Lets the recomputation see each layer as it was at the call."""
     if not callable(fun):
         return _mlx.checkpoint(fun)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return call_checkpointed(fun, args, kwargs)
-
-    return _Transformed(call, fun)
+    return _Transformed(lambda *args, **kwargs: call_checkpointed(fun, args, kwargs), fun)
 
 
 CARRY = """\
@@ -186,15 +174,15 @@ def compile(
     outputs: Any = None,
     shapeless: bool = False,
 ) -> Any:
-    """Raises, once MLX has traced the function, if a layer's key is not carried."""
+    """Raises after MLX has traced the function if it does not carry a layer's key."""
     if not callable(fun):
         return _mlx.compile(fun)
     if isinstance(fun, _Compiled):
-        # As a user does who adds what an error has asked for.
+        # A user compiles it again, as the error asks for.
         fun = fun.__wrapped__
     # One more input, which has no value only while MLX traces the function.
     sentinel = [mx.array(0)]
-    # The layers that have drawn in the last trace, and those that repeat their masks.
+    # The layers that drew in the last trace, and those that would repeat their masks.
     drawn: list[KeyedLayer] = []
     frozen: list[KeyedLayer] = []
 
@@ -207,7 +195,7 @@ def compile(
             if is_constant(stream_state()):
                 result = call_in("mx.compile", fun, *args, **kwargs)
             else:
-                # It carries MLX's global stream, and draws other numbers at each call.
+                # It carries MLX's global stream, so each call draws other numbers.
                 result = fun(*args, **kwargs)
         drawn.extend(draws.drawn)
         frozen.extend(draws.frozen)
@@ -216,43 +204,40 @@ def compile(
     compiled = _mlx.compile(traced, [sentinel, inputs], outputs, shapeless)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        around = call_context.get()
-        if around.members:
-            # As MLX does where an argument is mapped over; the indices always are.
+        context = call_context.get()
+        if context.members:
+            # MLX does not compile where an argument is mapped over; the indices are.
             return fun(*args, **kwargs)
-        # MLX has to finish the trace. An error inside would leave its arrays in what is
-        # carried, the global random state and the optimizer among it.
+        # MLX has to finish the trace: an error inside would leave tracers in what it
+        # carries, such as the global random state and the optimizer.
         result = compiled(*args, **kwargs)
         if drawn:
-            frozen.extend(_left_traced(drawn, inputs, outputs))
+            frozen.extend(_left_in_trace(drawn, inputs, outputs))
             drawn.clear()
         if frozen:
-            if around.trace is None:
-                name = getattr(fun, "__name__", type(fun).__name__)
-                raise KeysNotCarriedError(name, frozen)
-            around.trace.frozen.extend(frozen)
+            if context.trace is None:
+                raise KeysNotCarriedError(
+                    getattr(fun, "__name__", type(fun).__name__), frozen
+                )
+            context.trace.frozen.extend(frozen)
         return result
 
     return _Compiled(call, fun)
 
 
-def _left_traced(
+def _left_in_trace(
     layers: list[KeyedLayer], inputs: Any, outputs: Any
 ) -> Iterator[KeyedLayer]:
-    """Gives the layers whose keys are among the inputs of a trace, but not the outputs.
-
-    What they hold is left in the trace, so they get new keys.
-    """
-    taken, given = ({id(array) for array in _arrays(tree)} for tree in (inputs, outputs))
+    """Yields layers whose keys a trace takes but does not return, with new keys."""
+    taken, returned = (
+        {id(array) for array in dict(tree_flatten(tree)).values()}
+        for tree in (inputs, outputs)
+    )
     for layer in layers:
         key = layer._key
-        if id(key) in taken - given and not is_constant(key):
+        if id(key) in taken - returned and not is_constant(key):
             layer._key = key_from_global_stream()
             yield layer
-
-
-def _arrays(tree: Any) -> Iterable[Any]:
-    return dict(tree_flatten(tree)).values()
 
 
 _WRAPPERS = {"vmap": vmap, "checkpoint": checkpoint, "compile": compile}
