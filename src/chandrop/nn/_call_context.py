@@ -14,7 +14,6 @@ import mlx.nn as nn
 
 from chandrop._global_stream import stream_state
 from chandrop.nn._snapshot import Snapshot
-from chandrop.nn._threads import in_use
 from chandrop.random import Key, fold_in
 
 
@@ -74,27 +73,19 @@ def in_context(context: CallContext | None = None, /, **changes: Any) -> Iterato
 def tool_call(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterator[set[int]]:
     """Lets only these layers draw by their own keys; yields the ids of those that did.
 
-    A layer that the tool did not find would draw by a key of its own, and its draws would
-    be lost or repeated.
+    The draws of a layer that the tool did not find would be lost or repeated.
     """
     outer = call_context.get().tool_call
     models, known = (outer.models, outer.paths) if outer else ((), {})
     paths = {id(layer): known.get(id(layer), path) for path, layer in layers.items()}
     call = ToolCall((*models, model), paths, set())
     # Keys that are given are not folded with a member's index, nor carried by a trace.
-    with (
-        in_context(tool_call=call, members=(), trace=None, watched=None, new=None),
-        in_use(paths),
-    ):
+    with in_context(tool_call=call, members=(), trace=None, watched=None, new=None):
         yield call.called
 
 
 def path_in_tool_call(layer: nn.Module) -> str | None:
-    """Returns the path of a layer that draws by its own key; None outside a tool's call.
-
-    Raises:
-        ValueError: the tool did not find the layer.
-    """
+    """Returns the path of a layer that draws by its own key; None outside a tool's call."""
     call = call_context.get().tool_call
     if call is None:
         return None
@@ -105,17 +96,13 @@ def path_in_tool_call(layer: nn.Module) -> str | None:
 
 
 def record_state(module: nn.Module, path: str | None = None) -> None:
-    """Records a module before it is used, for the recomputation of checkpoints around it.
+    """Records a module before its use, for the recomputation of checkpoints around it.
 
-    Args:
-        module: the module.
-        path: its path, if it draws by a key that a tool has put into it.
-
-    Raises:
-        ValueError: that key is not an input of the checkpoint.
+    A layer with a `path` draws by a key that a tool has put into it: an input of the
+    checkpoint, unless the checkpointed module does not hold the layer.
     """
     for snapshots in call_context.get().snapshots:
-        if any(snapshot.holds(module) for snapshot in snapshots):
+        if any(id(module) in snapshot.ids for snapshot in snapshots):
             continue
         if path is not None:
             raise _not_found(module, "checkpointed")
@@ -138,11 +125,7 @@ def record_new(layer: nn.Module) -> None:
 
 
 def record_draw(layer: nn.Module, key: Key) -> None:
-    """Records that a layer draws by its own key.
-
-    Raises:
-        ValueError: a recomputation has built the layer.
-    """
+    """Records that a layer draws by its own key; raises if a recomputation has built it."""
     context = call_context.get()
     if context.new and any(layer is new for new in context.new):
         raise ValueError(

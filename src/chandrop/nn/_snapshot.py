@@ -1,23 +1,15 @@
 import copy
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
 
 from chandrop.nn._containers import containers
-from chandrop.nn._threads import model_lock
-
-
-class _Part(NamedTuple):
-    """A module, list or dict, with copies of what it held."""
-
-    container: Any
-    kind: type[Any]
-    contents: Any
-    attributes: dict[str, Any] | None
+from chandrop.nn._threads import in_use, model_lock
 
 
 class Snapshot:
@@ -32,50 +24,42 @@ class Snapshot:
     @cached_property
     def ids(self) -> set[int]:
         """The ids of the model's modules, lists and dicts."""
-        return {id(part.container) for part in self._parts}
+        return {id(container) for container, *_ in self._parts}
 
     @cached_property
     def arrays(self) -> list[mx.array]:
         """All arrays, including those in tuples."""
-        return [array for _, _, value in self._places for array in _arrays(value)]
+        values = tuple(value for _, _, value in self._places)
+        leaves = dict(tree_flatten(values, is_leaf=_is_not_tuple)).values()
+        return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
 
     @cached_property
     def _places(self) -> list[tuple[Any, Any, Any]]:
-        """Each array, and each tuple, which may hold some, with its container and name."""
+        """The container, name and value of each array, or tuple, which may hold some."""
         return [
-            (part.container, name, value)
-            for part in self._parts
-            for name, value in items(part.contents)
+            (container, name, value)
+            for container, _, contents, _ in self._parts
+            for name, value in items(contents)
             if isinstance(value, (mx.array, tuple))
         ]
-
-    def holds(self, module: nn.Module) -> bool:
-        """Whether a module is one of the model's."""
-        return id(module) in self.ids
 
     def now(self) -> "Snapshot":
         """Returns a snapshot of what the same modules, lists and dicts hold now."""
         snapshot = Snapshot.__new__(Snapshot)
-        snapshot._parts = [_part(part.container) for part in self._parts]
+        snapshot._parts = [_part(container) for container, *_ in self._parts]
         return snapshot
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Restores everything, with `arrays` in place of its own if they are given."""
         for container, kind, contents, attributes in self._parts:
-            if isinstance(container, list):
-                container[:] = contents
-                continue
-            container.clear()
-            # Not container.update, which a module has for parameters.
-            dict.update(container, contents)
+            refill(container, contents)
             if attributes is not None:
                 container.__class__ = kind
-                vars(container).clear()
-                vars(container).update(_with_copied_sets(attributes))
+                refill(vars(container), _with_copied_sets(attributes))
         if arrays is not None:
             remaining = iter(arrays)
             for container, name, value in self._places:
-                container[name] = _with_arrays(remaining, value)
+                container[name] = map_arrays(lambda _: next(remaining), value)
 
     def restore_copies(self) -> None:
         """Restores copies of the arrays, which share their data.
@@ -88,45 +72,43 @@ class Snapshot:
 
 @contextmanager
 def restored_on_exit(model: Any) -> Iterator[Snapshot]:
-    """Restores a model on exit; no other thread changes a model until then."""
+    """Restores a model on exit; until then no other thread changes or calls it."""
     with model_lock:
         snapshot = Snapshot(model)
-        try:
-            yield snapshot
-        finally:
-            snapshot.restore()
+        with in_use(snapshot.ids):
+            try:
+                yield snapshot
+            finally:
+                snapshot.restore()
 
 
 def with_copied_containers(output: Any) -> Any:
     """Returns an output in new lists, dicts and tuples.
 
     A model may return one that it holds, which would be restored with the model.
-
-    Raises:
-        TypeError: the output has an iterator or a coroutine, such as a generator.
     """
-    if isinstance(output, (mx.array, nn.Module)):
-        return output
-    if isinstance(output, (Iterator, AsyncIterator, Coroutine)):
-        if isinstance(output, Coroutine):
-            output.close()
+
+    def check(value: Any) -> Any:
+        if not isinstance(value, (Iterator, AsyncIterator, Coroutine)):
+            return value
+        if isinstance(value, Coroutine):
+            value.close()
         raise TypeError(
-            f"Received an output of type {type(output).__name__}, which computes after the "
+            f"Received an output of type {type(value).__name__}, which computes after the "
             "call, when the model has been restored. Expected what is computed in the "
             "call: return a list, such as [layer(x) for layer in self.layers]."
         )
-    if isinstance(output, dict):
-        return {name: with_copied_containers(value) for name, value in output.items()}
-    if isinstance(output, (list, tuple)):
-        return rebuilt(output, map(with_copied_containers, output))
-    return output
+
+    return tree_map(check, output, is_leaf=lambda value: isinstance(value, nn.Module))
 
 
-def rebuilt(sequence: Any, values: Iterable[Any]) -> Any:
-    """Returns a list, tuple or named tuple of the same type with other values."""
-    if hasattr(sequence, "_fields"):
-        return type(sequence)(*values)
-    return type(sequence)(values)
+def map_arrays(function: Callable[[mx.array], Any], value: Any) -> Any:
+    """Applies a function to an array, or to each array in a tuple."""
+    return tree_map(
+        lambda leaf: function(leaf) if isinstance(leaf, mx.array) else leaf,
+        value,
+        is_leaf=_is_not_tuple,
+    )
 
 
 def items(contents: Any) -> Iterable[tuple[Any, Any]]:
@@ -134,31 +116,32 @@ def items(contents: Any) -> Iterable[tuple[Any, Any]]:
     return contents.items() if isinstance(contents, dict) else enumerate(contents)
 
 
-def _part(container: Any) -> _Part:
-    attributes = None
-    if isinstance(container, nn.Module):
-        attributes = _with_copied_sets(vars(container))
+def refill(container: Any, contents: Any) -> None:
+    """Replaces what a list or dict holds, in place."""
+    if isinstance(container, list):
+        container[:] = contents
+        return
+    container.clear()
+    # Not container.update, which a module has for parameters.
+    dict.update(container, contents)
+
+
+def _is_not_tuple(value: Any) -> bool:
+    return not isinstance(value, tuple)
+
+
+def _part(container: Any) -> tuple[Any, type[Any], Any, dict[str, Any] | None]:
+    """Returns a module, list or dict with copies of what it holds."""
     contents = list(container) if isinstance(container, list) else dict(container)
-    return _Part(container, type(container), contents, attributes)
+    is_module = isinstance(container, nn.Module)
+    attributes = _with_copied_sets(vars(container)) if is_module else None
+    return container, type(container), contents, attributes
 
 
 def _with_copied_sets(attributes: dict[str, Any]) -> dict[str, Any]:
     """Copies sets, such as that of the frozen parameters, which are changed in place."""
-    return {
-        name: value.copy() if type(value) is set else value
-        for name, value in attributes.items()
-    }
-
-
-def _arrays(value: Any) -> list[mx.array]:
-    """Returns an array, or those in a tuple, as a list."""
-    if isinstance(value, tuple):
-        return [array for item in value for array in _arrays(item)]
-    return [value] if isinstance(value, mx.array) else []
-
-
-def _with_arrays(arrays: Iterator[mx.array], value: Any) -> Any:
-    """Replaces an array, or those in a tuple, by the next of `arrays`."""
-    if isinstance(value, tuple):
-        return rebuilt(value, [_with_arrays(arrays, item) for item in value])
-    return next(arrays) if isinstance(value, mx.array) else value
+    copied = attributes.copy()
+    for name, value in attributes.items():
+        if type(value) is set:
+            copied[name] = value.copy()
+    return copied

@@ -15,13 +15,14 @@ _in_use: list[tuple[Container[int], int]] = []
 
 @contextmanager
 def in_use(*ids: Container[int]) -> Iterator[None]:
-    """Marks modules as being changed by this thread, which holds the lock."""
-    outer = len(_in_use)
-    _in_use.extend((some, get_ident()) for some in ids)
-    try:
-        yield
-    finally:
-        del _in_use[outer:]
+    """Marks modules as being changed by this thread, until exit."""
+    with model_lock:
+        outer = len(_in_use)
+        _in_use.extend((some, get_ident()) for some in ids)
+        try:
+            yield
+        finally:
+            del _in_use[outer:]
 
 
 def check_not_in_use(layer: nn.Module) -> None:
@@ -29,7 +30,7 @@ def check_not_in_use(layer: nn.Module) -> None:
     if _in_use and any(id(layer) in ids and who != get_ident() for ids, who in _in_use):
         raise RuntimeError(
             f"A {type(layer).__name__} is called while another thread calls its model by "
-            "functional_call, predict, sample, checkpoint or check_step, which change the "
-            "model during the call. Use functional_call in this thread, too, or give each "
-            "thread a model of its own: copy.deepcopy(model)."
+            "functional_call, predict, sample, checkpoint or check_step, which change it "
+            "during the call. Use functional_call in this thread, too, or give each thread "
+            "a model of its own: copy.deepcopy(model)."
         )

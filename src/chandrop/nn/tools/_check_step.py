@@ -15,7 +15,7 @@ from chandrop import _mlx
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._call_context import in_context, is_constant
 from chandrop.nn._snapshot import Snapshot, restored_on_exit
-from chandrop.nn._threads import in_use, model_lock
+from chandrop.nn._threads import model_lock
 from chandrop.nn.tools._convert import drops, mlx_dropouts
 from chandrop.nn.tools._layers_by_path import quoted
 from chandrop.nn.tools._model_keys import check_has_layers, get_keys, keyed_layers
@@ -93,8 +93,7 @@ def check_step(
                 "mx.compile.",
                 stacklevel=2,
             )
-        ids = {id(layer) for layer in layers.values()}
-        with _all_restored(model, optimizer), in_use(ids):
+        with _all_restored(model, optimizer):
             rebuild = _REBUILD if optimizer is None else ""
             before = _key_words(model)
             _check_keys_differ(before, dropping)

@@ -3,7 +3,7 @@ from typing import TypeVar
 
 import mlx.nn as nn
 
-from chandrop.nn._containers import containers, path_of
+from chandrop.nn._containers import containers
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -34,10 +34,10 @@ def layers_by_path(
             raise ValueError(f'Received a model with two layers at "{path}". Rename one.')
         layers[path] = layer
         found.add(id(layer))
-    for place, hidden in containers(model):
+    for path, hidden in containers(model):
         if isinstance(hidden, kind) and id(hidden) not in found:
             raise ValueError(
-                f'Received a model with a {type(hidden).__name__} at "{path_of(place)}" '
+                f'Received a model with a {type(hidden).__name__} at "{path}" '
                 "where mlx.nn does not look: it finds layers in attributes, lists and "
                 "dicts, not in tuples or sets. Put it into a list."
             )

@@ -13,7 +13,7 @@ import mlx.nn as nn
 
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._call_context import Draws, in_context, is_constant
-from chandrop.nn._snapshot import items, rebuilt, with_copied_containers
+from chandrop.nn._snapshot import items, map_arrays, refill, with_copied_containers
 from chandrop.random import Key
 
 _PLAIN = (Number, str, bytes, mx.Dtype, type(None))
@@ -98,15 +98,19 @@ class _Container(NamedTuple):
 def _lent(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """Yields arguments with copies of their arrays; raises if anything else changes."""
     copies: dict[int, mx.array] = {}
-    containers = list(_containers(args, copies))
+
+    def lend(array: mx.array) -> mx.array:
+        return copies.setdefault(id(array), copy.copy(array))
+
+    containers = list(_containers(args, lend))
     for held in containers:
-        _fill(held.container, held.lent)
+        refill(held.container, held.lent)
     try:
-        yield _lendable(args, copies)
+        yield map_arrays(lend, args)
         changes = [path for held in containers for path in _changes(held)]
     finally:
         for held in containers:
-            _fill(held.container, held.before)
+            refill(held.container, held.before)
     if changes:
         others = f" and {len(changes) - 3} others" if len(changes) > 3 else ""
         raise ValueError(
@@ -118,7 +122,9 @@ def _lent(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _containers(args: tuple[Any, ...], copies: dict[int, mx.array]) -> Iterator[_Container]:
+def _containers(
+    args: tuple[Any, ...], lend: Callable[[mx.array], mx.array]
+) -> Iterator[_Container]:
     """Yields all containers in arguments once, except those in modules and functions."""
     visited = set()
     pending: deque[tuple[str, Any]] = deque([("args", args)])
@@ -138,26 +144,9 @@ def _containers(args: tuple[Any, ...], copies: dict[int, mx.array]) -> Iterator[
             before = list(part) if isinstance(part, list) else dict(part)
             lent = copy.copy(before)
             for name, held in items(before):
-                lent[name] = _lendable(held, copies)
+                lent[name] = map_arrays(lend, held)
                 pending.append((path + item.format(name), held))
             yield _Container(part, before, lent, path, item)
-
-
-def _lendable(value: Any, copies: dict[int, mx.array]) -> Any:
-    """Returns a copy of an array, or a tuple with copies of those in it."""
-    if isinstance(value, mx.array):
-        return copies.setdefault(id(value), copy.copy(value))
-    if isinstance(value, tuple):
-        return rebuilt(value, [_lendable(item, copies) for item in value])
-    return value
-
-
-def _fill(container: Any, contents: Any) -> None:
-    if isinstance(container, list):
-        container[:] = contents
-    else:
-        container.clear()
-        container.update(contents)
 
 
 def _changes(held: _Container) -> Iterator[str]:

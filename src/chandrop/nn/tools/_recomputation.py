@@ -11,7 +11,7 @@ import mlx.nn as nn
 from chandrop import _mlx
 from chandrop.nn._call_context import call_context, call_in, in_context
 from chandrop.nn._snapshot import Snapshot, with_copied_containers
-from chandrop.nn._threads import in_use, model_lock
+from chandrop.nn._threads import in_use
 
 _DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
 _EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
@@ -64,7 +64,7 @@ def call_checkpointed(
             # MLX would differentiate with respect to all arguments, such as token numbers.
             args, kwargs = _with_constants((args, kwargs), constant)
         inputs = _with_constants(inputs, constant)
-        with model_lock, in_use(*(snapshot.ids for snapshot in snapshots)):
+        with in_use(*(snapshot.ids for snapshot in snapshots)):
             held = [snapshot.now() for snapshot in snapshots]
             if module is None:
                 # mlx.nn's checkpoint and mlx-lm's put parameters into what they close over.

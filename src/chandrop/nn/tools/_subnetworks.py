@@ -7,7 +7,6 @@ import mlx.nn as nn
 
 from chandrop.nn._containers import containers
 from chandrop.nn._snapshot import restored_on_exit
-from chandrop.nn._threads import in_use
 from chandrop.nn.tools._convert import convert_layer, is_convertible, mlx_dropouts
 from chandrop.nn.tools._functional_call import Choice, functional_call
 from chandrop.nn.tools._layers_by_path import quoted
@@ -53,10 +52,9 @@ def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any
                 if not callable(dropout) or dropout(path, layer)
             }
             _check_chosen(chosen)
-        with in_use({id(layer) for layer in layers.values()}):
-            yield lambda key, *inputs: functional_call(
-                model, {}, *inputs, key=key, dropout=dropout
-            )
+        yield lambda key, *inputs: functional_call(
+            model, {}, *inputs, key=key, dropout=dropout
+        )
 
 
 def _check_chosen(layers: dict[str, Any]) -> None:
