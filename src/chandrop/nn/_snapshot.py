@@ -1,5 +1,5 @@
 import copy
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,13 @@ class Snapshot:
 
     def __init__(self, model: Any):
         self._parts = [_part(container) for _, container in containers(model)]
+
+    @classmethod
+    def of(cls, containers: Iterable[Any]) -> "Snapshot":
+        """Takes a snapshot of modules, lists and dicts alone, not of those in them."""
+        snapshot = cls.__new__(cls)
+        snapshot._parts = [_part(container) for container in containers]
+        return snapshot
 
     @cached_property
     def ids(self) -> set[int]:
@@ -45,21 +52,24 @@ class Snapshot:
 
     def now(self) -> "Snapshot":
         """Returns a snapshot of what the same modules, lists and dicts hold now."""
-        snapshot = Snapshot.__new__(Snapshot)
-        snapshot._parts = [_part(container) for container, *_ in self._parts]
-        return snapshot
+        return Snapshot.of(container for container, *_ in self._parts)
+
+    @property
+    def contents(self) -> list[Any]:
+        """What each list or dict, or module as a dict, holds."""
+        return [contents for _, _, contents, _ in self._parts]
 
     def restore(self, arrays: Sequence[mx.array] | None = None) -> None:
         """Restores everything, with `arrays` in place of its own if they are given."""
         for container, kind, contents, attributes in self._parts:
-            refill(container, contents)
+            _refill(container, contents)
             if attributes is not None:
                 container.__class__ = kind
-                refill(vars(container), _with_copied_sets(attributes))
+                _refill(vars(container), _with_copied_sets(attributes))
         if arrays is not None:
             remaining = iter(arrays)
             for container, name, value in self._places:
-                container[name] = map_arrays(lambda _: next(remaining), value)
+                container[name] = _with_arrays(remaining, value)
 
     def restore_copies(self) -> None:
         """Restores copies of the arrays, which share their data.
@@ -102,10 +112,10 @@ def with_copied_containers(output: Any) -> Any:
     return tree_map(check, output, is_leaf=lambda value: isinstance(value, nn.Module))
 
 
-def map_arrays(function: Callable[[mx.array], Any], value: Any) -> Any:
-    """Applies a function to an array, or to each array in a tuple."""
+def _with_arrays(arrays: Iterator[mx.array], value: Any) -> Any:
+    """Replaces an array, or each array in a tuple, by the next of `arrays`."""
     return tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, mx.array) else leaf,
+        lambda leaf: next(arrays) if isinstance(leaf, mx.array) else leaf,
         value,
         is_leaf=_is_not_tuple,
     )
@@ -116,7 +126,7 @@ def items(contents: Any) -> Iterable[tuple[Any, Any]]:
     return contents.items() if isinstance(contents, dict) else enumerate(contents)
 
 
-def refill(container: Any, contents: Any) -> None:
+def _refill(container: Any, contents: Any) -> None:
     """Replaces what a list or dict holds, in place."""
     if isinstance(container, list):
         container[:] = contents

@@ -1,19 +1,18 @@
 """Checks that a call leaves its arguments and MLX's global stream as they were."""
 
-import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Number
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._call_context import Draws, in_context, is_constant
-from chandrop.nn._snapshot import items, map_arrays, refill, with_copied_containers
+from chandrop.nn._snapshot import Snapshot, items, with_copied_containers
 from chandrop.random import Key
 
 _PLAIN = (Number, str, bytes, mx.Dtype, type(None))
@@ -82,35 +81,20 @@ def _no_draw_by_own_key(key: Key) -> Iterator[None]:
         )
 
 
-class _Container(NamedTuple):
-    """A list, a dict, or the attributes of an object."""
-
-    container: Any
-    before: Any
-    # With copies of the arrays.
-    lent: Any
-    path: str
-    # How an item's path continues that of the container.
-    item: str
-
-
 @contextmanager
 def _lent(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """Yields arguments with copies of their arrays; raises if anything else changes."""
-    copies: dict[int, mx.array] = {}
-
-    def lend(array: mx.array) -> mx.array:
-        return copies.setdefault(id(array), copy.copy(array))
-
-    containers = list(_containers(args, lend))
-    for held in containers:
-        refill(held.container, held.lent)
+    holder = [args]
+    places, containers = zip(*_containers(holder), strict=True)
+    before = Snapshot.of(containers)
+    before.restore_copies()
+    lent = before.now()
     try:
-        yield map_arrays(lend, args)
-        changes = [path for held in containers for path in _changes(held)]
+        yield holder[0]
+        pairs = zip(places, lent.contents, lent.now().contents, strict=True)
+        changes = [path for pair in pairs for path in _changes(*pair)]
     finally:
-        for held in containers:
-            refill(held.container, held.before)
+        before.restore()
     if changes:
         others = f" and {len(changes) - 3} others" if len(changes) > 3 else ""
         raise ValueError(
@@ -122,43 +106,44 @@ def _lent(args: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
         )
 
 
-def _containers(
-    args: tuple[Any, ...], lend: Callable[[mx.array], mx.array]
-) -> Iterator[_Container]:
-    """Yields all containers in arguments once, except those in modules and functions."""
+def _containers(holder: list[Any]) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yields each list, dict and object's attributes in arguments, with its place.
+
+    The place is a path, and how the path of an item continues it. Modules and functions are
+    left out.
+    """
+    yield ("args", ""), holder
     visited = set()
-    pending: deque[tuple[str, Any]] = deque([("args", args)])
+    pending: deque[tuple[str, Any]] = deque([("args", holder[0])])
     while pending:
         path, value = pending.popleft()
         if isinstance(value, (*_PLAIN, mx.array, nn.Module, ModuleType)) or callable(value):
             continue
-        if isinstance(value, tuple):
-            pending.extend((f"{path}[{i}]", held) for i, held in enumerate(value))
-        parts = [("[{!r}]", value)] if isinstance(value, (list, dict)) else []
+        parts: list[tuple[str, Any]] = []
+        if isinstance(value, (list, tuple, dict)):
+            parts.append(("[{!r}]", value))
         if hasattr(value, "__dict__"):
             parts.append((".{}", vars(value)))
         for item, part in parts:
             if id(part) in visited:
                 continue
-            visited.add(id(part))
-            before = list(part) if isinstance(part, list) else dict(part)
-            lent = copy.copy(before)
-            for name, held in items(before):
-                lent[name] = map_arrays(lend, held)
-                pending.append((path + item.format(name), held))
-            yield _Container(part, before, lent, path, item)
+            pending += [(path + item.format(name), held) for name, held in items(part)]
+            if not isinstance(part, tuple):
+                visited.add(id(part))
+                yield (path, item), part
 
 
-def _changes(held: _Container) -> Iterator[str]:
-    """Yields the paths of the items in a container that have changed."""
-    now, missing = held.container, object()
-    if isinstance(now, list) and len(now) != len(held.lent):
-        yield held.path
+def _changes(place: tuple[str, str], was: Any, now: Any) -> Iterator[str]:
+    """Yields the paths of the items of a container that have changed."""
+    path, item = place
+    if isinstance(now, list) and len(now) != len(was):
+        yield path
         return
-    was, is_now = dict(items(held.lent)), dict(items(now))
-    for name in {**was, **is_now}:
-        if not _same(was.get(name, missing), is_now.get(name, missing)):
-            yield held.path + held.item.format(name)
+    missing = object()
+    before, after = dict(items(was)), dict(items(now))
+    for name in {**before, **after}:
+        if not _same(before.get(name, missing), after.get(name, missing)):
+            yield path + item.format(name)
 
 
 def _same(was: Any, now: Any) -> bool:
