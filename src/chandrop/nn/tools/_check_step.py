@@ -25,8 +25,17 @@ _REBUILD = """
 If the step updates an optimizer, build that anew, since mx.compile has left arrays of its
 trace in it."""
 
-# The first call in a process may be traced once more.
+# The first may be traced once more, so it is not compared with the others.
 _CALLS = 4
+
+# What goes wrong with draws from MLX's global stream in a transform; the worst first.
+_FAULTS = {
+    "mx.checkpoint": "In mx.checkpoint the recomputation draws something else, so the "
+    "gradient is of another network than the loss.",
+    "mx.vmap": "In mx.vmap all members drop the same.",
+    "mx.compile": "The compiled step does not carry the stream, which is mx.random.state, "
+    "so every step repeats the first one's draws.",
+}
 
 
 def check_step(
@@ -36,31 +45,30 @@ def check_step(
 
     Call it once before training, on a small batch. It runs the step five times, the first
     time uncompiled, and then restores the model, its keys, the optimizer and MLX's global
-    stream, but not what other objects hold. Masks repeat in
+    stream, but not what other objects hold. It finds
 
     - a compiled step that does not carry the keys, or MLX's global stream if it draws from
       that: every call has the masks of the first;
     - layers, or ranks of ``mx.distributed``, that hold the same key;
-    - layers of ``mlx.nn``: all members of ``mx.vmap`` share a mask, and the recomputation
-      of ``mx.checkpoint`` draws another one than the loss.
+    - layers of ``mlx.nn`` under ``mx.vmap``, where all members share a mask, and under
+      ``mx.checkpoint``, where the recomputation draws another one.
 
-    A layer whose key does not advance uncompiled either is not reported: the step does not
-    call it, or gives it a key. Keys of :func:`functional_call` are not checked. Warns of
-    modules that imported MLX's functions before :mod:`chandrop.nn`, where layers draw wrong
-    masks. Tools wait in other threads, so the step may not wait for a thread that uses one.
+    It does not report layers whose keys do not advance uncompiled either, such as those
+    that are given a key, and warns of modules that imported MLX's functions before
+    :mod:`chandrop.nn`. The step may not wait for a thread that uses another tool.
 
     Args:
         model: the model that `step` trains.
         step: the training step, compiled or not.
         *args: the arguments of `step`.
-        optimizer: the optimizer that `step` updates, an ``mlx.optimizers.Optimizer``, to
-            restore. Without it, its state advances by five steps.
+        optimizer: the ``mlx.optimizers.Optimizer`` that `step` updates, to restore.
+            Without it, its state advances by five steps.
 
     Raises:
         TypeError: `model` is not a module, or `optimizer` has no state.
         ValueError: masks repeat, or a trace has left its arrays in the model; the message
-            names the layers and the fix. Also if no dropout layer of chandrop in `model` is
-            on, or if one is in a tuple. All ranks have to call this function.
+            names the layers and the fix. Or no dropout layer of chandrop in `model` is on,
+            or one is in a tuple. All ranks have to call this function.
 
     Example:
         >>> import mlx.core as mx
@@ -102,10 +110,17 @@ def check_step(
             advancing = [path for path in dropping if uncompiled.keys[path] != before[path]]
             # What may raise on one rank alone comes later, since the others would wait.
             _check_ranks_differ(uncompiled.keys, dropping, advancing)
-            calls = [_run(model, step, args, rebuild) for _ in range(_CALLS)]
-            _check_keys_differ(calls[0].keys, dropping)
-            _check_keys_advance(uncompiled, calls[1:], dropping)
-            _check_global_draws(model, uncompiled, calls)
+            first, *calls = (_run(model, step, args, rebuild) for _ in range(_CALLS))
+            _check_keys_differ(first.keys, dropping)
+            frozen = [
+                path
+                for path in dropping
+                if len({call.keys[path] for call in calls}) == 1
+                and uncompiled.keys[path] != calls[0].keys[path]
+            ]
+            if frozen:
+                raise _masks_repeat(frozen)
+            _check_global_draws(model, uncompiled, [first, *calls])
 
 
 class _Run(NamedTuple):
@@ -220,17 +235,6 @@ def _check_keys_differ(keys: dict[str, str], dropping: list[str]) -> None:
             )
 
 
-def _check_keys_advance(uncompiled: _Run, calls: list[_Run], dropping: list[str]) -> None:
-    frozen = [
-        path
-        for path in dropping
-        if len({call.keys[path] for call in calls}) == 1
-        and uncompiled.keys[path] != calls[0].keys[path]
-    ]
-    if frozen:
-        raise _masks_repeat(frozen)
-
-
 def _masks_repeat(paths: Iterable[str], rebuild: str = "") -> ValueError:
     return ValueError(
         f"These layers drop the same at every step: {quoted(paths)}. The step is compiled "
@@ -239,31 +243,20 @@ def _masks_repeat(paths: Iterable[str], rebuild: str = "") -> ValueError:
 
 
 def _check_global_draws(model: nn.Module, uncompiled: _Run, calls: list[_Run]) -> None:
-    theirs = [path for path, layer in mlx_dropouts(model).items() if drops(layer)]
     transforms = uncompiled.transforms.union(*(call.transforms for call in calls))
-    if "mx.checkpoint" in transforms:
-        fault = (
-            "In mx.checkpoint the recomputation draws something else, so the gradient is "
-            "of another network than the loss."
-        )
-    elif "mx.vmap" in transforms and theirs:
-        fault = "In mx.vmap all members drop the same."
-    elif "mx.compile" in transforms or (
-        uncompiled.draws_globally and not calls[-1].draws_globally
-    ):
-        fault = (
-            "The compiled step does not carry the stream, which is mx.random.state, so "
-            "every step repeats the first one's draws."
-        )
-    else:
-        return
+    if uncompiled.draws_globally and not calls[-1].draws_globally:
+        transforms.add("mx.compile")
+    theirs = [path for path, layer in mlx_dropouts(model).items() if drops(layer)]
     if theirs:
         source = f"These layers of mlx.nn draw from MLX's global stream: {quoted(theirs)}."
         fix = "Give them keys: chandrop.nn.convert(model)."
     else:
         source = "The step draws from MLX's global stream."
         fix = "Draw by a key that the step is given: mx.random.normal(shape, key=key)."
-    raise ValueError(f"{source} {fault} {fix}")
+        transforms.discard("mx.vmap")
+    for transform, fault in _FAULTS.items():
+        if transform in transforms:
+            raise ValueError(f"{source} {fault} {fix}")
 
 
 def _check_ranks_differ(
@@ -305,14 +298,11 @@ def _not_compiled() -> Iterator[None]:
 
 
 def _compile_is_on() -> bool:
-    traces = []
+    traced = []
 
     def identity(x: mx.array) -> mx.array:
-        traces.append(x)
+        traced.append(not is_constant(x))
         return x
 
-    compiled = _mlx.compile(identity)
-    # The first call in a process may be traced once more.
-    for _ in range(3):
-        compiled(mx.array(0.0))
-    return len(traces) < 3
+    _mlx.compile(identity)(mx.array(0.0))
+    return traced[0]

@@ -22,18 +22,16 @@ def checkpoint(
 def checkpoint(module: Any, fn: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Returns a function whose call is computed again in the backward pass, to save memory.
 
-    Unlike with ``mlx.nn.utils.checkpoint``, the recomputation sees all modes, buffers and
-    parameters of the module as they were at the call, buffers such as running statistics
-    are updated once, and arguments may be integers.
-
-    Call it where it is used, ``checkpoint(self.block)(x)``: a result that is kept as an
-    attribute would refer to the same block in a copy of the model. Checkpoint the blocks of
-    a model one by one: around the whole model, it saves nothing.
+    Unlike with ``mlx.nn.utils.checkpoint``, the recomputation sees the modes, buffers and
+    parameters of the call, running statistics are updated once, and arguments may be
+    integers. Use the result at once, ``checkpoint(self.block)(x)``: as an attribute, it
+    would refer to the same block in a copy of the model. Checkpoint the blocks of a model
+    one by one: around the whole model, it saves nothing.
 
     Args:
         module: the module whose arrays the computation depends on.
         fn: the function to call. Default: `module`. Arrays that are neither in `module`
-            nor among the arguments get no gradient, as in ``mlx.nn.utils.checkpoint``.
+            nor among the arguments get no gradient.
 
     Returns:
         A function with the arguments and the output of `fn`.

@@ -25,10 +25,9 @@ Model = TypeVar("Model", bound=nn.Module)
 def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None) -> Model:
     """Converts ``mlx.nn``'s dropout layers in a model to chandrop's, in place.
 
-    Weights, rates, modes, sharing, weights files and the output in eval mode stay the same.
-    Each layer draws a key from MLX's global stream; :func:`rekey` sets others. Warns of
-    layers whose class inherits from ``mlx.nn``'s, which are left as they are, and of a
-    model without dropout layers.
+    Weights, rates, modes, sharing and weights files stay the same. Each layer draws a key
+    from MLX's global stream; see :func:`rekey` for others. Warns of a model without dropout
+    layers, and of layers whose class inherits from ``mlx.nn``'s, which stay as they are.
 
     Args:
         model: any model; see :func:`rekey` for where layers are found.
@@ -40,8 +39,7 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
 
     Raises:
         TypeError: `model` is not a module, or `where` is not a function.
-        ValueError: `where` chooses no layer, or `model` has a layer of ``mlx.nn`` in a
-            tuple.
+        ValueError: `where` chooses no layer, or a layer of ``mlx.nn`` is in a tuple.
 
     Example:
         >>> import mlx.nn as nn
@@ -87,8 +85,7 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
 def revert(model: Model) -> Model:
     """Converts chandrop's dropout layers in a model back to ``mlx.nn``'s, in place.
 
-    Their keys are lost; :func:`get_keys` returns them before. The rest stays the same, as
-    in :func:`convert`.
+    Their keys are lost: save them with :func:`get_keys`. The rest is as in :func:`convert`.
 
     Args:
         model: any model; see :func:`rekey` for where layers are found.
@@ -98,9 +95,8 @@ def revert(model: Model) -> Model:
 
     Raises:
         TypeError: `model` is not a module.
-        ValueError: ``mlx.nn`` does not have a layer: it is not a ``Dropout``,
-            ``Dropout2d`` or ``Dropout3d``, has groups, or its rate is 1 or an array; or a
-            layer is in a tuple. No layer is then converted.
+        ValueError: a layer is not a ``Dropout``, ``Dropout2d`` or ``Dropout3d``, has groups
+            or a rate that is 1 or an array, or is in a tuple. No layer is then converted.
 
     Example:
         >>> import mlx.nn as nn
@@ -158,14 +154,11 @@ def _become(layer: nn.Module, kind: type[Any], p: Any, **arguments: Any) -> None
 
 
 def _check_where(where: object) -> None:
-    if isinstance(where, type):
-        module = "nn." if where.__module__.startswith("mlx.nn") else ""
-        raise TypeError(
-            f"Received the class {where.__name__} as where. Expected a function of a path "
-            "and a layer: where=lambda path, layer: "
-            f"isinstance(layer, {module}{where.__name__})."
-        )
-    if where is not None and not callable(where):
-        raise TypeError(
-            f"Received where = {where!r}. Expected a function of a path and a layer."
-        )
+    if where is None or (callable(where) and not isinstance(where, type)):
+        return
+    kind = where if isinstance(where, type) else nn.Dropout
+    module = "nn." if kind.__module__.startswith("mlx.nn") else ""
+    raise TypeError(
+        f"Received where = {where!r}. Expected a function of a path and a layer: "
+        f"where=lambda path, layer: isinstance(layer, {module}{kind.__name__})."
+    )

@@ -53,13 +53,11 @@ def functional_call(
 ) -> Any:
     """Calls a model as a pure function of its parameters, a key and its input.
 
-    Parameters and keys are put in, the model is called, and everything that it held is
-    restored: parameters, buffers, keys, modes. The call can be differentiated, vmapped,
-    compiled and checkpointed.
-
-    It is not pure if the model draws from MLX's global stream, changes its arguments, such
-    as a key-value cache, or changes objects other than modules, lists, dicts, tuples and
-    sets. :func:`chandrop.uncertainty.sample` and ``predict`` notice the first two.
+    Parameters and keys are put in for the call, and everything that the model held is
+    restored after it, so the call can be differentiated, vmapped, compiled and
+    checkpointed. It is not pure if the model draws from MLX's global stream, changes its
+    arguments, such as a key-value cache, or changes objects other than modules, lists,
+    dicts, tuples and sets; :func:`chandrop.uncertainty.sample` notices the first two.
 
     Args:
         model: any model, with its dropout layers from :mod:`chandrop.nn`; see
@@ -67,29 +65,25 @@ def functional_call(
         parameters: a tree such as ``model.parameters()``, or a part of one; the rest is
             the model's own.
         *args: the model's arguments.
-        key: one key, ``(2,)``; one for each example, ``(B, 2)``; or one for all alike,
-            ``(1, 2)``: ``key[None]`` makes one network for the whole batch. Layers derive
-            their keys from it as in :func:`rekey`.
+        key: as in :func:`rekey`: one key, one for each example, or ``key[None]``, which is
+            one network for the whole batch.
         dropout: which of chandrop's layers drop: all (``True``), none (``False``), those
             for which ``dropout(path, layer)`` is true, or each by its own mode (``None``).
             Other layers keep their modes: ``BatchNorm`` stays in eval mode.
-        return_state: whether to return the parameters after the call, too, with the
-            running statistics that ``BatchNorm`` has updated, but without new arrays.
-        **kwargs: the model's keyword arguments. Pass one that is named ``key``,
-            ``dropout`` or ``return_state`` by position.
+        return_state: whether to return the parameters after the call, too, such as the
+            running statistics of ``BatchNorm``, but without new arrays.
+        **kwargs: the model's keyword arguments, but for names that are taken above.
 
     Returns:
         The model's output, or with `return_state` a pair of it and the parameters.
 
     Raises:
-        TypeError: `model` is not a module, a parameter is not an ``mx.array``, `key` is
-            not a ``uint32`` array, `dropout` is neither a bool nor a function, or the model
-            returns an iterator or a coroutine.
-        ValueError: `parameters` does not fit the model, or is stacked; a layer would drop
-            without a key, or is one of ``mlx.nn``, which no key reaches; there is a key or
-            `dropout`, but no layer for it; `dropout` chooses no layer, or none is called;
-            a layer that draws is in a tuple, or not in the model; `key` has the wrong
-            shape.
+        TypeError: an argument has a wrong type, or the model returns an iterator or a
+            coroutine.
+        ValueError: `parameters` does not fit the model; a layer would drop without a key,
+            or is one of ``mlx.nn``, which no key reaches; `key` or `dropout` is given, but
+            no layer uses it; a layer that draws is in a tuple or not in the model; `key`
+            has the wrong shape.
 
     Example:
         >>> import mlx.core as mx

@@ -13,13 +13,8 @@ def layers_by_path(
 ) -> dict[str, Layer]:
     """Returns the layers of one kind in a model by path, sorted by path.
 
-    Paths are those of ``model.named_modules()``. A layer at several places has the smallest
-    of its paths, as a string.
-
-    Raises:
-        TypeError: `model` is not a module.
-        ValueError: a layer is where ``mlx.nn`` does not look, such as in a tuple, or two
-            layers have the same path.
+    Paths are those of ``model.named_modules()``, the smallest of a layer at several places.
+    Raises for a layer that ``mlx.nn`` does not find, such as one in a tuple.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(

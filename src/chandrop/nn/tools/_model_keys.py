@@ -20,8 +20,7 @@ def rekey(model: nn.Module, key: Key) -> None:
 
     Args:
         model: any model. Layers are found where ``mlx.nn`` finds them: in attributes,
-            lists, dicts and other modules. A layer at several places has one key, under
-            the smallest of its paths.
+            lists, dicts and other modules. One at several places has the smallest path.
         key: one key, ``(2,)``; one for each example, ``(B, 2)``, as
             :func:`chandrop.random.example_keys` returns; or one for all alike, ``(1, 2)``.
 
@@ -71,7 +70,7 @@ def get_keys(model: nn.Module) -> dict[str, Key]:
         >>> get_keys(model)
         {'layers.1': array([0, 0], dtype=uint32)}
 
-    Source: Flax NNX keeps keys as state in the same way (its ``Rngs``).
+    Source: the ``Rngs`` of Flax NNX, which keep keys as state.
     """
     return {path: layer._key for path, layer in keyed_layers(model).items()}
 
@@ -82,15 +81,14 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
     Args:
         model: any model; see :func:`rekey` for where layers are found.
         keys: from path to key, ``(2,)`` or ``(B, 2)``.
-        strict: whether `keys` must have the path of every layer; with ``False``, the other
-            layers keep their keys. Default: ``True``.
+        strict: whether every layer must have its path in `keys`; otherwise the others keep
+            their keys. Default: ``True``.
 
     Raises:
         TypeError: `model` is not a module, `keys` is not a dict, or a key is not a
             ``uint32`` array.
-        ValueError: `keys` has a path without a layer or, if `strict`, lacks that of a
-            layer; `model` has a layer in a tuple; a key has the wrong shape. No key is then
-            set.
+        ValueError: `keys` has a path without a layer or, if `strict`, lacks one; a layer is
+            in a tuple; a key has the wrong shape. No key is then set.
 
     Example:
         >>> import mlx.core as mx

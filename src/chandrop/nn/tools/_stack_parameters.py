@@ -13,9 +13,8 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
         models: the members of the ensemble, at least one.
 
     Returns:
-        A tree like ``model.parameters()`` whose arrays have a leading axis for the members:
-        that of one member is ``tree_map(lambda a: a[i], tree)``. What is not a parameter,
-        such as a layer's array of rates, is not in it.
+        A tree like ``model.parameters()``, whose arrays have the members along axis 0. It
+        lacks what is not a parameter, such as a layer's array of rates.
 
     Raises:
         TypeError: `models` is one module, or one of them is not a module.

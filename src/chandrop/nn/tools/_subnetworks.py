@@ -17,17 +17,8 @@ from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any]]:
     """Yields a function of a key and inputs; each key selects one subnetwork of a model.
 
-    Until exit, all of the model but its dropout layers is in eval mode, and those of
-    ``mlx.nn`` are converted.
-
-    Args:
-        model: any model.
-        dropout: which dropout layers are on; see :func:`functional_call`.
-
-    Raises:
-        TypeError: `model` is not a module.
-        ValueError: `model` has no dropout layer, or the chosen ones make no subnetworks: no
-            key reaches one, the rates of all are 0, or one depends on the batch.
+    Until exit, the layers of ``mlx.nn`` are converted, and all of the model is in eval mode
+    but the layers that `dropout` chooses, as in :func:`functional_call`.
     """
     with restored_on_exit(model):
         # model.eval() would leave out modules in tuples.

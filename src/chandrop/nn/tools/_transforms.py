@@ -1,8 +1,4 @@
-"""MLX's vmap, checkpoint and compile, wrapped so that a layer's own key is right in them.
-
-Where no layer draws by its own key they change nothing, except that a compiled function
-runs uncompiled inside ``mx.vmap``.
-"""
+"""MLX's vmap, checkpoint and compile, wrapped so that a layer's own key is right there."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -24,15 +20,14 @@ def wrap_transforms(on: bool = True) -> None:
 
     Importing :mod:`chandrop.nn` wraps them, so that layers may draw by their own keys:
 
-    - ``mx.vmap``: member ``i`` is masked by ``fold_in(subkey, i)``, where the layer splits
-      ``subkey`` off for this call.
-    - ``mx.checkpoint``: the recomputation sees the keys, modes and rates of the call.
-    - ``mx.compile``: a function that does not carry the keys raises, where every call would
-      repeat one mask.
+    - ``mx.vmap`` masks member ``i`` by ``fold_in(subkey, i)``, where ``subkey`` is what the
+      layer splits off for the call;
+    - ``mx.checkpoint`` recomputes with the keys, modes and rates of the call;
+    - ``mx.compile`` raises where every call would repeat one mask, since the function does
+      not carry the keys.
 
-    The wrappers change nothing where no layer draws by its own key, except that a compiled
-    function runs uncompiled inside ``mx.vmap``. A function that was made with a wrapper
-    keeps it.
+    Nothing else changes, except that a compiled function runs uncompiled inside
+    ``mx.vmap``. A function that was made with a wrapper keeps it.
 
     Args:
         on: whether to wrap them, or to put MLX's own back. Default: ``True``.
@@ -51,8 +46,7 @@ def wrap_transforms(on: bool = True) -> None:
         >>> different_members()
         True
 
-    Source: JAX's ``fold_in(key, index)`` for each member of a ``vmap``; Flax's lifted
-    ``remat``, whose recomputation sees the same keys.
+    Source: JAX's ``fold_in(key, index)`` under ``vmap``, and Flax's lifted ``remat``.
     """
     for name, wrapper in _WRAPPERS.items():
         own = getattr(_mlx, name)
