@@ -1,6 +1,6 @@
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -101,50 +101,48 @@ def check_step(
                 "mx.compile.",
                 stacklevel=2,
             )
-        with _all_restored(model, optimizer):
-            rebuild = _REBUILD if optimizer is None else ""
+        carry = CARRY if optimizer is not None else CARRY + _REBUILD
+        transforms: set[str] = set()
+        with _all_restored(model, optimizer), in_context(global_draws=transforms):
             before = _key_words(model)
             _check_keys_differ(before, dropping)
             with _not_compiled():
-                uncompiled = _run(model, step, args, rebuild)
+                uncompiled = _run(model, step, args, carry)
             advancing = [path for path in dropping if uncompiled.keys[path] != before[path]]
             # What may raise on one rank alone comes later, since the others would wait.
             _check_ranks_differ(uncompiled.keys, dropping, advancing)
-            first, *calls = (_run(model, step, args, rebuild) for _ in range(_CALLS))
+            first, *calls = (_run(model, step, args, carry) for _ in range(_CALLS))
             _check_keys_differ(first.keys, dropping)
-            frozen = [
+            repeated = [
                 path
                 for path in dropping
                 if len({call.keys[path] for call in calls}) == 1
-                and uncompiled.keys[path] != calls[0].keys[path]
+                and calls[0].keys[path] != uncompiled.keys[path]
             ]
-            if frozen:
-                raise _masks_repeat(frozen)
-            _check_global_draws(model, uncompiled, [first, *calls])
+            if repeated:
+                raise _masks_repeat(repeated, carry)
+            if uncompiled.draws_globally and not calls[-1].draws_globally:
+                transforms.add("mx.compile")
+            _check_global_draws(model, transforms)
 
 
 class _Run(NamedTuple):
-    """What one call of the step has left."""
+    """The words of each layer's key after a call, and whether it drew without a key."""
 
-    # The words of each layer's key, by path.
     keys: dict[str, str]
     draws_globally: bool
-    # The transforms of MLX in which it drew from the global stream.
-    transforms: set[str]
 
 
 def _run(
-    model: nn.Module, step: Callable[..., Any], args: tuple[Any, ...], rebuild: str
+    model: nn.Module, step: Callable[..., Any], args: tuple[Any, ...], carry: str
 ) -> _Run:
     stream = stream_state().tolist()
-    transforms: set[str] = set()
     try:
-        with in_context(global_draws=transforms):
-            step(*args)
+        step(*args)
     except KeysNotCarriedError as error:
         paths = {id(layer): path for path, layer in keyed_layers(model).items()}
-        frozen = {paths.get(id(layer), repr(layer)) for layer in error.layers}
-        raise _masks_repeat(sorted(frozen), rebuild) from error
+        repeated = {paths.get(id(layer), repr(layer)) for layer in error.layers}
+        raise _masks_repeat(sorted(repeated), carry) from error
     if not is_constant(stream_state()):
         raise ValueError(
             "The compiled step takes MLX's global stream, but does not return it. Carry "
@@ -154,11 +152,10 @@ def _run(
     if left:
         raise ValueError(
             f"mx.compile has left arrays of its trace in the model: {quoted(left)}. Carry "
-            f"{CARRY}{rebuild}\n"
-            "If both are carried: optimizer.state was replaced after the list was made; "
-            "make it later."
+            f"{carry}\nIf both are carried: optimizer.state was replaced after the list "
+            "was made; make it later."
         )
-    return _Run(_key_words(model), stream_state().tolist() != stream, transforms)
+    return _Run(_key_words(model), stream_state().tolist() != stream)
 
 
 @contextmanager
@@ -235,17 +232,14 @@ def _check_keys_differ(keys: dict[str, str], dropping: list[str]) -> None:
             )
 
 
-def _masks_repeat(paths: Iterable[str], rebuild: str = "") -> ValueError:
+def _masks_repeat(paths: list[str], carry: str) -> ValueError:
     return ValueError(
         f"These layers drop the same at every step: {quoted(paths)}. The step is compiled "
-        f"and does not carry their keys. Carry {CARRY}{rebuild}"
+        f"and does not carry their keys. Carry {carry}"
     )
 
 
-def _check_global_draws(model: nn.Module, uncompiled: _Run, calls: list[_Run]) -> None:
-    transforms = uncompiled.transforms.union(*(call.transforms for call in calls))
-    if uncompiled.draws_globally and not calls[-1].draws_globally:
-        transforms.add("mx.compile")
+def _check_global_draws(model: nn.Module, transforms: set[str]) -> None:
     theirs = [path for path, layer in mlx_dropouts(model).items() if drops(layer)]
     if theirs:
         source = f"These layers of mlx.nn draw from MLX's global stream: {quoted(theirs)}."

@@ -70,10 +70,9 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         )
     elif not chosen and not any(isinstance(m, KeyedLayer) for _, m in containers(model)):
         warnings.warn(
-            f"Received a {type(model).__name__} without dropout layers, so none is "
-            "converted. If layers come later, as by mlx-lm's linear_to_lora_layers, "
-            "convert the model after that. If one is in a lambda or the like: make it an "
-            "attribute of the model.",
+            f"Received a {type(model).__name__} without dropout layers. If they come "
+            "later, as by mlx-lm's linear_to_lora_layers, convert the model after that. "
+            "If one is in a lambda or the like: make it an attribute of the model.",
             stacklevel=2,
         )
     for path, layer in chosen.items():

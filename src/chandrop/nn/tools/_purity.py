@@ -57,11 +57,10 @@ def _no_global_draw() -> Iterator[None]:
         set_stream(words)
     raise ValueError(
         "Received a model, or function, that draws from MLX's global stream. Expected it "
-        "to draw by the key: other draws do not depend on it, and under mx.vmap all "
-        "samples share them. Draw in a function fn(key, x) and pass the result to the "
-        "model: in sample by key=chandrop.random.fold_in(key, 0), in predict by "
-        "key=chandrop.random.fold_in(key, 0)[0], once for all examples. Build layers "
-        "before the call, since that draws, too."
+        "to draw by the key, since under mx.vmap all samples share other draws. Draw in a "
+        "function fn(key, x) and pass the result to the model: in sample by "
+        "key=chandrop.random.fold_in(key, 0), in predict by fold_in(key, 0)[0], once for "
+        "all examples. Build layers before the call, since that draws, too."
     )
 
 

@@ -12,7 +12,7 @@ from chandrop import _mlx
 from chandrop._global_stream import stream_state
 from chandrop.nn._call_context import Draws, call_context, call_in, in_context, is_constant
 from chandrop.nn.layers._keyed_layer import KeyedLayer, key_from_global_stream
-from chandrop.nn.tools._recomputation import call_checkpointed
+from chandrop.nn.tools._checkpoint import call_checkpointed
 
 
 def wrap_transforms(on: bool = True) -> None:
