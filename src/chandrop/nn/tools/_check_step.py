@@ -281,22 +281,18 @@ def _check_ranks_differ(
 
 @contextmanager
 def _not_compiled() -> Iterator[None]:
-    if not _compile_is_on():
-        yield
-        return
-    mx.disable_compile()
-    try:
-        yield
-    finally:
-        mx.enable_compile()
-
-
-def _compile_is_on() -> bool:
-    traced = []
+    """Turns compiling off until exit, if it is on."""
+    is_on = []
 
     def identity(x: mx.array) -> mx.array:
-        traced.append(not is_constant(x))
+        is_on.append(not is_constant(x))
         return x
 
     _mlx.compile(identity)(mx.array(0.0))
-    return traced[0]
+    if is_on[0]:
+        mx.disable_compile()
+    try:
+        yield
+    finally:
+        if is_on[0]:
+            mx.enable_compile()

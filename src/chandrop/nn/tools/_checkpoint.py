@@ -21,9 +21,11 @@ Output = TypeVar("Output")
 
 
 @overload
-def checkpoint(module: Callable[Params, Output]) -> Callable[Params, Output]: ...
+def checkpoint(
+    module: Callable[Params, Output], fn: None = None
+) -> Callable[Params, Output]: ...
 @overload
-def checkpoint(module: nn.Module) -> Callable[..., Any]: ...
+def checkpoint(module: nn.Module, fn: None = None) -> Callable[..., Any]: ...
 @overload
 def checkpoint(
     module: nn.Module, fn: Callable[Params, Output]

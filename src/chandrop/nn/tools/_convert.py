@@ -7,17 +7,17 @@ import mlx.nn as nn
 
 from chandrop.nn._containers import containers
 from chandrop.nn.layers import Dropout, Dropout2d, Dropout3d, KeyedLayer
-from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
+from chandrop.nn.tools._layers_by_path import choose, layers_by_path, quoted
 from chandrop.nn.tools._model_keys import keyed_layers
 from chandrop.random import Key
 
 MLX_DROPOUTS = (nn.Dropout, nn.Dropout2d, nn.Dropout3d)
-_OURS: dict[type[nn.Module], type[KeyedLayer]] = {
+OURS: dict[type[nn.Module], type[KeyedLayer]] = {
     nn.Dropout: Dropout,
     nn.Dropout2d: Dropout2d,
     nn.Dropout3d: Dropout3d,
 }
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+_THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -50,18 +50,13 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
     """
     _check_where(where)
     layers = mlx_dropouts(model)
-    chosen = {path: m for path, m in layers.items() if where is None or where(path, m)}
-    if where is not None and not chosen:
-        raise ValueError(
-            "The function given as where chose no layer. The model's dropout layers of "
-            f"mlx.nn are: {quoted(layers) or 'none'}."
-        )
-    others = {path: layer for path, layer in chosen.items() if not is_convertible(layer)}
+    chosen = layers if where is None else choose(layers, where, "where")
+    others = {path: m for path, m in chosen.items() if type(m) not in OURS}
     # Warnings come before the model changes, since they may be errors.
     if others:
         named = (f"{quoted([path])} ({type(m).__name__})" for path, m in others.items())
         kind = type(next(iter(others.values())))
-        ours = next(ours for theirs, ours in _OURS.items() if issubclass(kind, theirs))
+        ours = next(ours for theirs, ours in OURS.items() if issubclass(kind, theirs))
         warnings.warn(
             "Received a model with dropout layers of other classes than mlx.nn's own, "
             f"which are left as they are: {', '.join(named)}. A class has to inherit from "
@@ -129,17 +124,12 @@ def drops(layer: nn.Module) -> bool:
     return bool(layer.training and layer._p_1 < 1)
 
 
-def is_convertible(layer: nn.Module) -> bool:
-    """Whether this is one of ``mlx.nn``'s layers, and not one that inherits from them."""
-    return type(layer) in _OURS
-
-
 def convert_layer(layer: nn.Module, key: Key | None = None) -> None:
     """Converts a dropout layer of ``mlx.nn``, in place."""
     # The layer keeps only 1 - p, which is rounded.
     kept: float = layer._p_1
     p = round(1 - kept, 15)
-    _become(layer, _OURS[type(layer)], p if 1 - p == kept else 1 - kept, key=key)
+    _become(layer, OURS[type(layer)], p if 1 - p == kept else 1 - kept, key=key)
 
 
 def _become(layer: nn.Module, kind: type[Any], p: Any, **arguments: Any) -> None:

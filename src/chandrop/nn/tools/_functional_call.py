@@ -12,7 +12,7 @@ from chandrop.nn._snapshot import restored_on_exit, with_copied_containers
 from chandrop.nn._threads import model_lock
 from chandrop.nn.layers import KeyedLayer
 from chandrop.nn.tools._convert import MLX_DROPOUTS, drops
-from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
+from chandrop.nn.tools._layers_by_path import choose, layers_by_path, quoted
 from chandrop.nn.tools._model_keys import assign_keys, check_has_layers
 from chandrop.random import Key
 
@@ -183,13 +183,9 @@ def _set_modes(layers: Mapping[str, KeyedLayer], dropout: Choice | None) -> None
             "a path and a layer: lambda path, layer: path == ..., with one of "
             f"{quoted(layers)}."
         )
+    on = choose(layers, dropout, "dropout") if callable(dropout) else layers
     for path, layer in layers.items():
-        layer.train(bool(dropout(path, layer)) if callable(dropout) else dropout)
-    if callable(dropout) and not any(layer.training for layer in layers.values()):
-        raise ValueError(
-            "The function given as dropout chose no layer. The model's dropout layers are: "
-            f"{quoted(layers)}."
-        )
+        layer.train(dropout is not False and path in on)
 
 
 def _check_drops_with_key(

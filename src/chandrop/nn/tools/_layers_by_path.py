@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import mlx.nn as nn
@@ -16,10 +16,7 @@ def layers_by_path(
     Paths are those of ``model.named_modules()``, the smallest of a layer at several places.
     Raises for a layer that ``mlx.nn`` does not find, such as one in a tuple.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"Received a model of type {type(model).__name__}. Expected an mlx.nn.Module."
-        )
+    model = as_module(model, "a model")
     layers: dict[str, Layer] = {}
     found = set()
     for path, layer in sorted(model.named_modules(), key=lambda item: item[0]):
@@ -37,6 +34,28 @@ def layers_by_path(
                 "dicts, not in tuples or sets. Put it into a list."
             )
     return layers
+
+
+def as_module(module: object, name: str) -> nn.Module:
+    """Returns a module; raises for anything else."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"Received {name} of type {type(module).__name__}. Expected an mlx.nn.Module."
+        )
+    return module
+
+
+def choose(
+    layers: Mapping[str, Layer], function: Callable[[str, nn.Module], bool], name: str
+) -> dict[str, Layer]:
+    """Returns the layers for which a function, given as the argument `name`, is true."""
+    chosen = {path: layer for path, layer in layers.items() if function(path, layer)}
+    if not chosen:
+        raise ValueError(
+            f"The function given as {name} chose no layer. The layers to choose from are: "
+            f"{quoted(layers) or 'none'}."
+        )
+    return chosen
 
 
 def quoted(paths: Iterable[str]) -> str:

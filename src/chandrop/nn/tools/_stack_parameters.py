@@ -5,6 +5,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from chandrop.nn.tools._layers_by_path import as_module
+
 
 def stack_parameters(models: Iterable[nn.Module]) -> Any:
     """Stacks the parameters of models of one architecture, for ``mx.vmap``.
@@ -40,12 +42,8 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
         raise ValueError("Received no models. Expected at least one.")
     members: list[dict[str, mx.array]] = []
     for i, model in enumerate(models):
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"Received models[{i}] of type {type(model).__name__}. Expected an "
-                "mlx.nn.Module."
-            )
-        members.append(dict(tree_flatten(model.parameters())))
+        module = as_module(model, f"models[{i}]")
+        members.append(dict(tree_flatten(module.parameters())))
         for name in sorted(members[0].keys() | members[i].keys()):
             expected, received = (_description(members[j].get(name)) for j in (0, i))
             if expected != received:

@@ -7,9 +7,9 @@ import mlx.nn as nn
 
 from chandrop.nn._containers import containers
 from chandrop.nn._snapshot import restored_on_exit
-from chandrop.nn.tools._convert import convert_layer, is_convertible, mlx_dropouts
+from chandrop.nn.tools._convert import OURS, convert_layer, mlx_dropouts
 from chandrop.nn.tools._functional_call import Choice, functional_call
-from chandrop.nn.tools._layers_by_path import quoted
+from chandrop.nn.tools._layers_by_path import choose, quoted
 from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 
 
@@ -26,7 +26,7 @@ def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any
             if isinstance(module, nn.Module):
                 module.eval()
         for path, layer in mlx_dropouts(model).items():
-            if is_convertible(layer):
+            if type(layer) in OURS:
                 convert_layer(layer, key=mx.random.key(0))
             elif dropout is True:
                 raise ValueError(
@@ -37,12 +37,9 @@ def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any
         layers = keyed_layers(model)
         check_has_layers(model, layers)
         if dropout is not False:
-            chosen = {
-                path: layer
-                for path, layer in layers.items()
-                if not callable(dropout) or dropout(path, layer)
-            }
-            _check_chosen(chosen)
+            _check_chosen(
+                choose(layers, dropout, "dropout") if callable(dropout) else layers
+            )
         yield lambda key, *inputs: functional_call(
             model, {}, *inputs, key=key, dropout=dropout
         )
@@ -50,7 +47,7 @@ def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any
 
 def _check_chosen(layers: dict[str, Any]) -> None:
     on = {path: layer for path, layer in layers.items() if not layer._keeps_all()}
-    if layers and not on:
+    if not on:
         raise ValueError(
             f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
             "subnetworks are the same. If it was trained without dropout, it has none."
