@@ -105,6 +105,7 @@ SUBJECTS = [
     Subject("dropout2d", chandrop.functional.dropout2d, _named(2), (3, 4)),
     Subject("dropout3d", chandrop.functional.dropout3d, _named(3), (4, 5)),
     Subject("dropout_channels:channels-first", _channels((2, -1)), lambda _: (2, 3), (4,)),
+    Subject("dropout_channels:NCL", _channels(-1), lambda rank: (rank - 1,), (2, 3)),
     Subject("dropout_channels:stochastic-depth", _channels((1, 2)), lambda _: (1, 2), (3,)),
     Subject("dropout_channels:apart", _channels((1, 3)), lambda _: (1, 3), (5,)),
     Subject("channel_mask", _mask((-3, 2)), lambda _: (1, 2), (4,)),
@@ -113,6 +114,7 @@ SUBJECTS = [
     Subject("Dropout2d", _layer(chandrop.nn.Dropout2d), _named(2), (3, 4)),
     Subject("Dropout3d", _layer(chandrop.nn.Dropout3d), _named(3), (4, 5)),
     Subject("ChannelDropout", _channel_layer((1, -2)), lambda _: (1, 2), (4,)),
+    Subject("ChannelDropout:NCHW", _channel_layer((2, 3)), lambda _: (2, 3), (4,)),
 ]
 SUBJECTS += [
     Subject(
