@@ -6,7 +6,6 @@ import inspect
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.nn
 import pytest
 
 import chandrop
@@ -186,11 +185,10 @@ def documented(member):
 def test_public_names_have_docstrings(package, name, member):
     """Of the house's style: "Returns", not "Gives", and a sentence to begin with."""
     for documented_member in documented(member):
-        text = inspect.getdoc(documented_member)
+        # Its own: inspect.getdoc would find that of a base.
+        text = documented_member.__doc__
         assert text, f"{name}: {documented_member}"
-        # A docstring that mlx.nn.Module or NamedTuple has left there is none.
-        assert text not in (inspect.getdoc(mlx.nn.Module), f"{name}({', '.join([])})")
-        first = text.split("\n\n")[0].replace("\n", " ")
+        first = inspect.cleandoc(text).split("\n\n")[0].replace("\n", " ")
         assert not first.startswith("Gives"), f"{name}: {first}"
         assert first.endswith((".", ":", "`")), f"{name}: {first}"
         assert first[0].isupper(), f"{name}: {first}"
