@@ -16,7 +16,7 @@ ROOT = Path(chandrop.__file__).parent
 ORDER = ["random", "functional", "nn", "thin", "uncertainty"]
 # Which package imports a private module of another one, and why that is right.
 EXCEPTIONS = {
-    ("thin", "nn._surroundings"): (
+    ("thin", "nn._call_context"): (
         "A thin layer chooses channels without a call of its own, so it has to tell the "
         "recomputation of a checkpoint itself that it is there."
     ),

@@ -5,20 +5,15 @@ of parameters, key and input.
 """
 
 from chandrop._home import set_home
-from chandrop.nn.layers import (
-    AlphaDropout,
-    ChannelDropout,
-    ConcreteDropout,
-    DropBlock,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    DropoutLayer,
-    DropPath,
-    GaussianDropout,
-    KeyedLayer,
-)
+from chandrop.nn.layers._alpha_dropout import AlphaDropout
+from chandrop.nn.layers._channel_dropout import ChannelDropout
+from chandrop.nn.layers._concrete_dropout import ConcreteDropout
+from chandrop.nn.layers._drop_block import DropBlock
+from chandrop.nn.layers._drop_path import DropPath
+from chandrop.nn.layers._dropout_layer import DropoutLayer
+from chandrop.nn.layers._gaussian_dropout import GaussianDropout
+from chandrop.nn.layers._keyed_layer import KeyedLayer
+from chandrop.nn.layers._layouts import Dropout, Dropout1d, Dropout2d, Dropout3d
 from chandrop.nn.tools._check_step import check_step
 from chandrop.nn.tools._checkpoint import checkpoint
 from chandrop.nn.tools._convert import convert, revert

@@ -7,9 +7,8 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from chandrop._mlx import vmap
-from chandrop.nn import get_keys
 from chandrop.nn.tools._purity import checked
-from chandrop.nn.tools._subnetworks import subnetworks
+from chandrop.nn.tools._subnetworks import chooses_weights, subnetworks
 from chandrop.random import Key, check_key
 from chandrop.uncertainty._checks import as_count
 
@@ -99,23 +98,12 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> lis
         )
     if chunk is None:
         # MLX is slow, or fails, where it vmaps the weights of a convolution.
-        chunk = 1 if _chooses_weights(fn, dropout) else len(keys)
+        is_slow = isinstance(fn, nn.Module) and chooses_weights(
+            fn, True if dropout is None else dropout
+        )
+        chunk = 1 if is_slow else len(keys)
     size = as_count(chunk, "chunk")
     return [keys[start : start + size] for start in range(0, len(keys), size)]
-
-
-def _chooses_weights(fn: Network, dropout: Dropout) -> bool:
-    """Whether a key chooses the weights of a convolution."""
-    if dropout is False or not isinstance(fn, nn.Module):
-        return False
-    modules = dict(fn.named_modules())
-    layers = {path: modules[path] for path in get_keys(fn)}
-    on = {id(m) for path, m in layers.items() if not callable(dropout) or dropout(path, m)}
-    return any(
-        id(layer) in on and layer.p > 0
-        for module in modules.values()
-        for layer in getattr(module, "weight_choosers", ())
-    )
 
 
 @contextmanager

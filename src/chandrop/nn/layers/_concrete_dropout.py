@@ -5,7 +5,7 @@ import mlx.core as mx
 
 from chandrop._checks import as_positive, as_rate
 from chandrop.functional import Rate, concrete_dropout_channels, concrete_regularizer
-from chandrop.nn._surroundings import is_constant
+from chandrop.nn._call_context import is_constant
 from chandrop.nn.layers._channel_layer import ChannelLayer
 from chandrop.random import Key
 

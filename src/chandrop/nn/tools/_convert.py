@@ -6,7 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.nn._containers import containers
-from chandrop.nn.layers import Dropout, Dropout2d, Dropout3d, KeyedLayer
+from chandrop.nn.layers._keyed_layer import KeyedLayer
+from chandrop.nn.layers._layouts import Dropout, Dropout2d, Dropout3d
 from chandrop.nn.tools._layers_by_path import choose, layers_by_path, quoted
 from chandrop.nn.tools._model_keys import keyed_layers
 from chandrop.random import Key

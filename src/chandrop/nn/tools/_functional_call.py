@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 from chandrop.nn._call_context import record_state, tool_call
 from chandrop.nn._snapshot import restored_on_exit, with_copied_containers
 from chandrop.nn._threads import model_lock
-from chandrop.nn.layers import KeyedLayer
+from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.tools._convert import MLX_DROPOUTS, drops
 from chandrop.nn.tools._layers_by_path import choose, layers_by_path, quoted
 from chandrop.nn.tools._model_keys import assign_keys, check_has_layers

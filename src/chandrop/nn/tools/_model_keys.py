@@ -6,7 +6,7 @@ from zlib import crc32
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop.nn.layers import KeyedLayer
+from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
 from chandrop.random import Key, check_key, fold_in
 

@@ -7,6 +7,7 @@ import mlx.nn as nn
 
 from chandrop.nn._containers import containers
 from chandrop.nn._snapshot import restored_on_exit
+from chandrop.nn._threads import model_lock
 from chandrop.nn.tools._convert import OURS, convert_layer, mlx_dropouts
 from chandrop.nn.tools._functional_call import Choice, functional_call
 from chandrop.nn.tools._layers_by_path import choose, quoted
@@ -59,4 +60,19 @@ def _check_chosen(layers: dict[str, Any]) -> None:
             f"{quoted(by_place)}. Which examples it keeps depends on the batch, so a key "
             "selects no subnetwork. Put a DropPath in its place, or leave it off: "
             "dropout=lambda path, layer: not layer.depends_on_batch."
+        )
+
+
+def chooses_weights(model: nn.Module, dropout: Choice) -> bool:
+    """Whether a key chooses which weights a convolution of a subnetwork uses."""
+    # Another thread may be restoring the model.
+    with model_lock:
+        layers = keyed_layers(model)
+        if callable(dropout):
+            layers = {path: m for path, m in layers.items() if dropout(path, m)}
+        on = {id(m) for m in layers.values() if dropout is not False and not m._keeps_all()}
+        return any(
+            id(layer) in on
+            for _, module in containers(model)
+            for layer in getattr(module, "weight_choosers", ())
         )
