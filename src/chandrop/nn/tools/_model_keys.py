@@ -12,7 +12,7 @@ from chandrop.random import Key, check_key, fold_in
 
 
 def rekey(model: nn.Module, key: Key) -> None:
-    """Gives every dropout layer of a model a new key, derived from one key and its path.
+    """Derives a new key for every dropout layer of a model from one key and its path.
 
     The same key gives the same masks again, whichever other layers are added or removed.
     ``rekey(model, fold_in(key, step))`` makes each step repeatable on its own, also inside
