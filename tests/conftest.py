@@ -55,7 +55,7 @@ def key():
 
 @pytest.fixture
 def get_key():
-    """Gives a new key at every call."""
+    """Returns a new key at every call."""
     state = mx.random.key(20261122)
 
     def next_key():

@@ -134,7 +134,7 @@ def test_a_shape_that_holds_no_ints(shape, right_first, key):
     assert_apart(
         lambda: channel_mask((4, 1, 6), 0.5, key, 1),
         lambda: channel_mask(shape, 0.5, key, 1),
-        r"Received \(4.*\)\. Expected a shape, as x\.shape\.",
+        r"Received \(4.*\)\. Expected a shape such as x\.shape\.",
         right_first,
     )
 

@@ -423,7 +423,7 @@ def test_integers_of_numpy_are_integers(key):
 @pytest.mark.parametrize("shape", [(4.0, 3), "43", None], ids=repr)
 def test_shapes_that_are_no_integers(shape, key):
     channel_mask((4, 3), 0.5, key, ())
-    with pytest.raises(TypeError, match=r"Received .*\. Expected a shape, as x\.shape\."):
+    with pytest.raises(TypeError, match=r"Received .*\. Expected a shape such as x\.shape\."):
         channel_mask(shape, 0.5, key, ())
     assert channel_mask((4, 3), 0.5, key, ()).shape == (4, 3)
 

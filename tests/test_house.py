@@ -177,7 +177,9 @@ def documented(member):
             continue
         for name, own in vars(base).items():
             is_code = inspect.isfunction(own) or isinstance(own, property)
-            if is_code and not name.startswith("_"):
+            # What a class overrides is documented where it is defined first.
+            is_new = not any(name in vars(above) for above in base.__mro__[1:])
+            if is_code and is_new and not name.startswith("_"):
                 yield own
 
 

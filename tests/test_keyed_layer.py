@@ -18,6 +18,7 @@ from chandrop.nn import (
     Dropout,
     Dropout2d,
     DropoutLayer,
+    DropPath,
     KeyedLayer,
     check_step,
     checkpoint,
@@ -504,6 +505,98 @@ def test_a_wrong_declaration(layer, expected):
         chain(X)
 
 
+# Layers that hold others, or arrays that they change.
+
+
+class Gate(KeyedLayer):
+    def __init__(self, *, key=None):
+        super().__init__(key=key)
+        self.dropout = Dropout(0.5)
+
+    def draw(self, x, key):
+        noise = mx.random.normal(x.shape, key=key)
+        return self.dropout(x, key=fold_in(key, 1)) + noise
+
+
+class OwnKeys(Gate):
+    def draw(self, x, key):
+        return self.dropout(x) + mx.random.normal(x.shape, key=key)
+
+
+class Statistics(KeyedLayer):
+    def __init__(self):
+        super().__init__()
+        self._mean = mx.zeros(())
+
+    def draw(self, x, key):
+        self._mean = x.mean()
+        return x
+
+
+def test_a_layer_that_holds_another_and_gives_it_a_key(key):
+    layer, x, keys = Gate(), normal((6, 6)), mx.random.split(key, 6)
+    y = layer(x, key=keys)
+    for i in range(6):
+        assert_same(y[i], layer.draw(x[i], keys[i]))
+    model = nn.Sequential(nn.Linear(6, 6), layer)
+    samples = sample(model, keys, x)
+    for i in range(6):
+        expected = functional_call(model, {}, x, key=keys[i : i + 1], dropout=True)
+        np.testing.assert_allclose(samples[i], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("build", [OwnKeys, Statistics])
+def test_what_changes_in_a_draw_of_each_example(build, key):
+    """With one key it may; with a key for each example it would be lost, or repeated."""
+    layer, x = build(), normal((6, 6))
+    assert layer(x).shape == layer(x, key=key).shape == (6, 6)
+    before = dict(tree_flatten(layer.state))
+    for keys in (mx.random.split(key, 6), key[None]):
+        with pytest.raises(ValueError, match=rf"A {build.__name__} with a key for each"):
+            layer(x, key=keys)
+    for name, array in tree_flatten(layer.state):
+        assert_same(array, before[name])
+
+
+def test_no_examples(key):
+    y = Noise()(mx.zeros((0, 4)), key=mx.zeros((0, 2), mx.uint32))
+    assert y.shape == (0, 4)
+
+
+def test_a_subclass_of_a_layer_may_draw_otherwise(key):
+    class Hundredfold(Dropout):
+        def draw(self, x, key):
+            return super().draw(x, key) * 100
+
+    x = normal((4, 6))
+    for keys in (key, mx.random.split(key, 4)):
+        assert_same(Hundredfold(0.5)(x, key=keys), Dropout(0.5)(x, key=keys) * 100)
+
+
+class OwnError(ValueError):
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def test_an_error_of_its_own_is_raised_as_it_is(key):
+    class Failing(KeyedLayer):
+        def draw(self, x, key):
+            raise OwnError("one", "two")
+
+    with pytest.raises(OwnError, match="one two"):
+        functional_call(nn.Sequential(Failing()), {}, mx.ones((2, 3)), key=key)
+
+
+def test_a_subclass_of_a_layer_may_hold_what_it_likes():
+    layer = Dropout(0.5)
+    layer.dropout = layer.function = nn.ReLU()
+    layer.check = True
+    assert layer.dropout is layer.function
+    for name in ("groups", "rate", "key"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(layer, name, 2)
+
+
 # How many calls of Python there are from a layer to MLX.
 
 
@@ -538,6 +631,7 @@ def frames_to_draws(call, monkeypatch):
         (Dropout2d(0.5), (4, 3, 3, 6)),
         (Dropout(0.5), (4, 6)),
         (ChannelDropout(0.5, (2, 3)), (4, 6, 3, 3)),
+        (DropPath(0.5), (4, 3, 6)),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
 )

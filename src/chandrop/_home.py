@@ -1,4 +1,7 @@
-"""The public home of a name, which outlives a move of the file that defines it."""
+"""The public home of a name, which outlives a move of the file that defines it.
+
+The price: ``inspect.getsource`` of a class looks into the wrong file.
+"""
 
 from collections.abc import Callable
 from typing import Any

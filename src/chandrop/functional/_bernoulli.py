@@ -32,10 +32,11 @@ _SCALE = 2.0**32 + 2**9
 def _threshold(p: float) -> tuple[mx.array, mx.array]:
     """Returns `p`, and the last random word for which MLX's bernoulli is true.
 
-    Both stand twice in their array, so that a slice is no constant; see `coefficients`.
+    Each array holds its value twice, so that MLX sees a slice and not a constant; see
+    :func:`coefficients`.
     """
     bound = c_float(c_float(p).value * _SCALE).value
     true = bisect_left(range(2**32), True, key=lambda word: c_float(word).value >= bound)
-    # With no word below the bound p is 0, and whatever is kept is multiplied by 0.
+    # At p = 0 word 0 still passes, but what is kept is then multiplied by 0.
     last = max(true - 1, 0)
     return mx.array([p, p], mx.float32), mx.array([last, last], mx.uint32)

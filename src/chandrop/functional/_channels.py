@@ -40,7 +40,7 @@ def channels_of_shape(
     """As :func:`channels_of`, for the shape and dtype of an input."""
     check_dtype(dtype)
     check_key(key)
-    shape = as_integers(shape, "a shape, as x.shape")
+    shape = as_integers(shape, "a shape such as x.shape")
     if any(not 0 <= length < 2**31 for length in shape):
         raise ValueError(f"Received shape {shape}. Expected lengths from 0 to 2**31 - 1.")
     return _channels(shape, dtype, key.shape, as_axes(spatial_axes), as_groups(groups))

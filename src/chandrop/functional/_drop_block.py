@@ -69,8 +69,8 @@ def drop_block(
     rate = channels.rate(p)
     if is_zero(rate) or x.size == 0:
         return x
-    # A block begins at each seed. There are seeds before the first position, so that blocks
-    # of equally many seeds cover every position: as many as a block has positions.
+    # A block begins at each seed. Seeds start block_size - 1 before the first position, so
+    # that the same number of blocks can cover every position.
     formula = _formula(block_size ** len(channels.axes))
     seed_probability, scale = coefficients(formula, rate, x.dtype)
     mask_shape, seeds_shape = list(channels.mask_shape), list(channels.mask_shape)

@@ -93,6 +93,7 @@ class ThinDropout(ThinLayer):
     """
 
     on_channels = "multiplies"
+    _draws_batches = True
 
     def __init__(self, p: float = 0.5, *, key: Key | None = None):
         """Creates a layer in training mode.
@@ -109,7 +110,7 @@ class ThinDropout(ThinLayer):
         """
         super().__init__(p, key=key)
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
+    def draw(self, x: mx.array, key: Key) -> mx.array:
         check_input(x)
         check_has_channels(x)
         return thin_dropout_channels(x, self.p, key, ())

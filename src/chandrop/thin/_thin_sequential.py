@@ -168,7 +168,7 @@ def _chain(sequential: nn.Sequential, path: str = "layers") -> Iterator[tuple[st
 
 
 def _is_thinning(layer: Any) -> TypeGuard[ThinDropout]:
-    return type(layer) is ThinDropout and layer._would_drop()
+    return type(layer) is ThinDropout and layer._would_draw()
 
 
 def _next_thinning(chain: Iterable[tuple[str, Any]]) -> ThinDropout | None:

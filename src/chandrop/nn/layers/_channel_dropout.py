@@ -27,4 +27,12 @@ class ChannelDropout(ChannelLayer):
         groups: int | None = None,
         key: Key | None = None,
     ):
+        """Creates a layer in training mode, as :class:`GaussianDropout` does.
+
+        Args:
+            p: the probability of dropping a channel: a number, or an array of rates.
+            spatial_axes: the axes that share one draw.
+            groups: the number of groups of neighbouring channels that share a draw.
+            key: the initial key, ``(2,)``.
+        """
         super().__init__(p, spatial_axes, groups=groups, key=key)

@@ -12,8 +12,9 @@ from chandrop.random import Key
 class ChannelLayer(DropoutLayer):
     """A layer for a function of ``(x, p, key, spatial_axes, *, groups=None)``."""
 
+    _draws_batches = True
     _function: ClassVar[Callable[..., mx.array]]
-    # The spatial axes that go without saying.
+    # The axes that repr leaves out.
     _axes: ClassVar[tuple[int, ...]] = ()
     _spatial_axes: tuple[int, ...]
 
@@ -51,7 +52,7 @@ class ChannelLayer(DropoutLayer):
         # nn.Module would take the tuple into its state, which then cannot be saved.
         object.__setattr__(self, "_spatial_axes", as_axes(spatial_axes))
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
+    def draw(self, x: mx.array, key: Key) -> mx.array:
         return self._function(x, self.p, key, self._spatial_axes, groups=self._groups)
 
     def _check(self, x: Any, key: Key | None) -> None:

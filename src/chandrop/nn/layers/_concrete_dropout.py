@@ -92,7 +92,7 @@ class ConcreteDropout(ChannelLayer):
         """
         return concrete_regularizer(self.logit, weight, length_scale)
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
+    def draw(self, x: mx.array, key: Key) -> mx.array:
         return concrete_dropout_channels(
             x, self.logit, key, self._spatial_axes, temperature=self._temperature
         )

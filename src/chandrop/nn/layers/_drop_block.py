@@ -36,9 +36,10 @@ class DropBlock(ChannelLayer):
         Args:
             p: the probability of dropping a position; see :class:`ChannelDropout`.
             block_size: the side of a block in elements, at most the length of each spatial
-                axis.
+                axis. 1 is element-wise dropout.
             spatial_axes: the axes along which blocks extend.
             groups: the number of groups of channels that share their blocks; 1 for all.
+                Default: every channel has its own.
             key: the initial key, ``(2,)``.
 
         Raises:
@@ -52,7 +53,7 @@ class DropBlock(ChannelLayer):
         check_has_axes(self._spatial_axes)
         self._block_size = block_size
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
+    def draw(self, x: mx.array, key: Key) -> mx.array:
         return drop_block(
             x, self.p, key, self._block_size, self._spatial_axes, groups=self._groups
         )

@@ -3,8 +3,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import check_has_batch
-from chandrop.functional import drop_path
+from chandrop._checks import check_has_batch, check_input
+from chandrop.functional import dropout_channels
 from chandrop.nn.layers._dropout_layer import DropoutLayer
 from chandrop.random import Key
 
@@ -12,7 +12,8 @@ from chandrop.random import Key
 class DropPath(DropoutLayer):
     """Drops whole examples: stochastic depth, on the branch of a residual block.
 
-    The rate `p` has no default. In deep networks it grows with depth, from 0:
+    The rate `p`, a number or an array ``(B, 1, ..., 1)``, has no default. In deep networks
+    it grows with depth, from 0:
     ``DropPath(p * i / (blocks - 1))`` in block ``i``. At the call, ``layer(x,
     key=key[None])`` keeps or drops the branch for the whole batch. See
     :func:`chandrop.functional.drop_path`.
@@ -38,9 +39,12 @@ class DropPath(DropoutLayer):
     """
 
     on_channels = "multiplies"
+    _draws_batches = True
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
-        return drop_path(x, self.p, key)
+    def draw(self, x: mx.array, key: Key) -> mx.array:
+        check_input(x)
+        check_has_batch(x)
+        return dropout_channels(x, self.p, key, range(1, x.ndim))
 
     def _check(self, x: Any, key: Key | None) -> None:
         super()._check(x, key)

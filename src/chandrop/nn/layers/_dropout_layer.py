@@ -1,6 +1,7 @@
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from chandrop._checks import as_rate, check_dtype, check_input, is_zero
 from chandrop.functional import Rate
@@ -10,10 +11,11 @@ from chandrop.random import Key
 
 
 class DropoutLayer(KeyedLayer):
-    """A random layer with a dropout rate.
+    """A random layer with a dropout rate; see :class:`KeyedLayer` to write one.
 
     The rate can be set: ``layer.p = 0.2``. An array, ``layer.p = mx.array(0.2)``, can
-    change at every step of a compiled function, without a retrace.
+    change at every step of a compiled function, without a retrace. At ``p = 0`` a layer
+    returns its input, and its key does not advance.
     """
 
     def __init__(self, p: Rate, *, key: Key | None = None):
@@ -55,16 +57,13 @@ class DropoutLayer(KeyedLayer):
         return f"p={self.p}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in NAMES_OF_RATE and not declares(type(self), name):
+        is_part = isinstance(value, nn.Module)
+        if name in NAMES_OF_RATE and not is_part and not declares(type(self), name):
             raise AttributeError(
                 f"Received {name} for a {type(self).__name__}, which would change nothing. "
                 "Expected p: layer.p = 0.2."
             )
-        if (
-            name not in ("p", "key")
-            and not name.startswith("_")
-            and hasattr(self, f"_{name}")
-        ):
+        if name not in ("p", "key") and (f"_{name}" in self or f"_{name}" in vars(self)):
             raise AttributeError(
                 f"A layer's {name} cannot be set. train() and eval() set the mode; for "
                 "anything else but p build a new layer."

@@ -5,6 +5,7 @@ from chandrop.nn.layers._channel_layer import ChannelLayer
 class GaussianDropout(ChannelLayer):
     r"""Multiplies by draws from :math:`N(1, \frac{p}{1-p})`, for any layout.
 
+    The noise has the mean and the variance of dropout at the rate `p`.
     ``GaussianDropout(p, spatial_axes=(1, 2))`` draws once per channel of each image. See
     :func:`chandrop.functional.gaussian_dropout_channels`.
 

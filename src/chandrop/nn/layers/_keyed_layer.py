@@ -15,6 +15,7 @@ from chandrop.nn._call_context import (
     record_new,
     record_state,
 )
+from chandrop.nn._snapshot import Snapshot
 from chandrop.nn._threads import check_not_in_use
 from chandrop.nn.layers._foreign_keywords import check_arguments
 from chandrop.random import Key, check_key
@@ -48,13 +49,15 @@ class KeyedLayer(nn.Module):
         (8, 128)
     """
 
-    # Whether the output for one example depends on the others, so that a key alone is no
-    # subnetwork.
+    # Whether the output for one example depends on the others, so a key alone does not
+    # determine a subnetwork.
     depends_on_batch = False
+    # Whether draw takes a batch of keys, and not one key alone.
+    _draws_batches = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
         """Creates a layer; an error about its arguments names its class."""
-        if kwargs or len(args) > 1:
+        if args or kwargs:
             check_arguments(cls, args, kwargs)
         return super().__new__(cls, *args, **kwargs)
 
@@ -82,12 +85,14 @@ class KeyedLayer(nn.Module):
         self._key = key
 
     def draw(self, x: mx.array, key: Key) -> mx.array:
-        """Returns the layer's output in training mode, drawn with one key; override it.
+        """Returns the layer's output in training mode; override it.
 
         Args:
             x: the input. Where a call has a key for each example, this is one example,
-                without the batch axis, so count axes from the last.
-            key: one key, ``(2,)``.
+                without the batch axis, so count axes from the last. The layer may not
+                change its arrays then.
+            key: one key, ``(2,)``. Give layers that this one holds a key derived from it:
+                ``self.dropout(x, key=fold_in(key, 1))``.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define draw(x, key).")
 
@@ -100,8 +105,14 @@ class KeyedLayer(nn.Module):
                 one for all examples alike ``(1, 2)``; the layer's own key then stays as it
                 is. Default: the layer splits its own key, draws with one half and keeps the
                 other.
+
+        Raises:
+            TypeError: `key` is not a ``uint32`` array; see the layer's function.
+            ValueError: `key` has the wrong shape; `x` has the wrong rank; see the layer's
+                function.
         """
-        y: mx.array = self._call(self._draw, x, key, self.training)
+        draw = self.draw if self._draws_batches else self._draw_examples
+        y: mx.array = self._call(draw, x, key, self.training)
         return y
 
     def _call(
@@ -115,8 +126,8 @@ class KeyedLayer(nn.Module):
         own = key is None
         if own:
             check_not_in_use(self)
-        around, path = call_context.get(), None
-        if around is not NO_CONTEXT:
+        context, path = call_context.get(), None
+        if context is not NO_CONTEXT:
             if own and drawing:
                 path = path_in_tool_call(self)
             record_state(self, path)
@@ -133,31 +144,43 @@ class KeyedLayer(nn.Module):
             if self._keeps_all(x):
                 return draw(x, own_key)
             advanced, key = _split(own_key)
-            if around is not NO_CONTEXT:
+            if context is not NO_CONTEXT:
                 record_draw(self, own_key)
                 key = fold_in_members(key)
             y = draw(x, key)
         except (TypeError, ValueError) as error:
-            if not path:
+            if not path or type(error) not in (TypeError, ValueError):
                 raise
-            raise type(error)(f'In the dropout layer at "{path}": {error}') from error
+            raise type(error)(f'In the layer at "{path}": {error}') from error
         self["_key"] = advanced
         return y
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
-        """Draws with one key or a batch of keys."""
+    def _draw_examples(self, x: mx.array, key: Key) -> mx.array:
+        """Draws with one key, or draws each example with its own key."""
         check_key(key)
         if key.ndim == 1:
             return self.draw(x, key)
-        if key.ndim > 2 or x.ndim == 0 or key.shape[0] not in (1, x.shape[0]):
+        if key.ndim > 2 or x.ndim == 0 or len(key) not in (1, len(x)):
             raise ValueError(
                 f"Received keys of shape {key.shape} for an input of shape {x.shape}. "
                 "Expected one key, (2,), one for all examples alike, (1, 2), or one for "
                 "each example along axis 0, (B, 2)."
             )
-        if key.shape[0] == 1:
-            return vmap(self.draw, (0, None))(x, key[0])
-        return vmap(self.draw)(x, key)
+        if len(key) == 0:  # No example draws, but MLX would divide by their number.
+            key = mx.zeros((1, 2), dtype=mx.uint32)
+        before = Snapshot(self)
+        if len(key) == 1:
+            y = vmap(self.draw, (0, None))(x, key[0])
+        else:
+            y = vmap(self.draw)(x, key)
+        if list(map(id, Snapshot(self).arrays)) != list(map(id, before.arrays)):
+            before.restore()
+            raise ValueError(
+                f"A {type(self).__name__} with a key for each example changes its arrays "
+                "in draw, such as running statistics, or calls a layer without a key. Call "
+                "self.layer(x, key=fold_in(key, 1)), or pass one key."
+            )
+        return y
 
     def _check(self, x: Any, key: Key | None) -> None:
         """Raises, in eval mode too, for an input or key that the layer does not take."""
@@ -172,7 +195,7 @@ class KeyedLayer(nn.Module):
         """Whether the output is known not to depend on the key, for `x` or any input."""
         return False
 
-    def _would_drop(self) -> bool:
+    def _would_draw(self) -> bool:
         """Whether a call draws."""
         return self.training and not self._keeps_all()
 

@@ -13,8 +13,6 @@ from chandrop.random import Key
 class LayoutLayer(ChannelLayer):
     """A dropout layer for inputs of one layout, channels last, with or without a batch."""
 
-    _function = staticmethod(dropout_channels)
-
     def __init__(self, p: Rate = 0.5, *, groups: int | None = None, key: Key | None = None):
         """Creates a layer in training mode.
 
@@ -35,7 +33,7 @@ class LayoutLayer(ChannelLayer):
         """
         super().__init__(p, self._axes, groups=groups, key=key)
 
-    def _draw(self, x: mx.array, key: Key) -> mx.array:
+    def draw(self, x: mx.array, key: Key) -> mx.array:
         self._check_rank(x)
         return dropout_channels(x, self.p, key, self._axes, groups=self._groups)
 

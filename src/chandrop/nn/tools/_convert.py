@@ -121,7 +121,7 @@ def mlx_dropouts(model: nn.Module) -> dict[str, nn.Module]:
 def drops(layer: nn.Module) -> bool:
     """Whether a call of a dropout layer, of chandrop or ``mlx.nn``, draws."""
     if isinstance(layer, KeyedLayer):
-        return layer._would_drop()
+        return layer._would_draw()
     return bool(layer.training and layer._p_1 < 1)
 
 
