@@ -492,3 +492,25 @@ def test_temperatures_of_another_type(temperature):
 def test_rates_that_would_not_be_learned(p):
     with pytest.raises(ValueError, match=rf"Received p = {p}\. Expected 0 < p < 1"):
         ConcreteDropout(p)
+
+
+@pytest.mark.parametrize(
+    "p", [[0.0, 0.5], [0.5, 1.0], [-1.0, 0.5], [math.nan, 0.5]], ids=str
+)
+def test_arrays_of_rates_that_would_not_be_learned(p):
+    layer = ConcreteDropout(mx.array([0.2, 0.5]))
+    before = layer.logit
+    for build in (ConcreteDropout, lambda p: setattr(layer, "p", p)):
+        with pytest.raises(ValueError, match=r"Received p = \[.*\. Expected 0 < p < 1"):
+            build(mx.array(p))
+    assert layer.logit is before
+
+
+def test_rates_whose_values_are_not_known():
+    """Within a transform they are not checked, since that would evaluate them."""
+
+    def logits(p):
+        return ConcreteDropout(p).logit
+
+    rates = mx.array([[0.2, 0.5], [0.3, 0.9]])
+    assert_same(mx.vmap(logits)(rates), logits(rates))

@@ -29,6 +29,11 @@ WITHOUT_OTHERS = [
 RATE = r"The dropout probability {} is not in \[0, 1\]"
 
 
+def kind_of(argument):
+    """The id of a test, which is the same in every process."""
+    return repr(argument).split(" at ")[0]
+
+
 @each
 @pytest.mark.parametrize("p", [-0.1, 1.1, 20, 10**400, math.nan, math.inf, -math.inf])
 def test_rate_out_of_range(subject, p, key):
@@ -39,6 +44,30 @@ def test_rate_out_of_range(subject, p, key):
 def test_a_percentage_is_told_its_fraction(key):
     with pytest.raises(ValueError, match=r"20 is not in \[0, 1\]: for 20 % pass 0\.2$"):
         dropout(mx.ones((4, 8)), 20, key)
+
+
+@each
+def test_a_rate_in_the_place_of_the_key(subject, key):
+    """``dropout(x, key, 0.5)``, and the key is right but for its place."""
+    message = r"a key of type float\. .*after the rate, as in dropout\(x, 0\.5, key\)\."
+    if subject.name[0].isupper():  # A layer sees its rate first.
+        message = r"Expected the rate before the key: .*, or dropout\(x, 0\.5, key\)\."
+    with pytest.raises(TypeError, match=message):
+        subject.call(normal(subject.shape()), key, 0.5)
+
+
+@each
+@pytest.mark.parametrize("keys", [1, 3])
+def test_a_key_in_the_place_of_the_input(subject, keys, key):
+    """``dropout2d(key, 0.5, x)``."""
+    key = key if keys == 1 else mx.random.split(key, keys)
+    if subject.name != "channel_mask":
+        with pytest.raises(TypeError, match="an input of dtype uint32, as keys have"):
+            subject.call(key, 0.5, key)
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):
+        with pytest.raises(TypeError, match="an input of dtype uint32, as keys") as error:
+            vars(chandrop.functional)[name](key, 0.5, normal(subject.shape()))
+        assert_names_what_works(error, mx.random.key(0))
 
 
 @each
@@ -93,7 +122,7 @@ def test_a_key_in_the_place_of_a_fixed_rate(key):
             call()
 
 
-@pytest.mark.parametrize("word", ["rate", "drop_prob", "dropout"])
+@pytest.mark.parametrize("word", ["rate", "drop_prob", "dropout", "_p_1"])
 @pytest.mark.parametrize("name", WITHOUT_OTHERS)
 def test_other_names_of_the_rate_cannot_be_set(name, word):
     layer = LAYERS[name](0.5)
@@ -293,7 +322,16 @@ def test_axes_given_twice(axes, key):
         channel_mask((2, 3, 4, 5), 0.5, key, list(axes))
 
 
-@pytest.mark.parametrize("axes", [1.0, (1.0,), "1", None, (None,), True], ids=repr)
+@pytest.mark.parametrize(
+    "axes",
+    [
+        *(1.0, (1.0,), "1", "12", None, (None,), True, (True,), [True, False], [1, False]),
+        *({1}, {1, 0}, frozenset([1]), {1: 0}, {1: 0}.keys(), b"\x01", bytearray(b"\x01")),
+        *(iter([1]), iter([True]), map(int, "1"), mx.array(1), mx.array([True])),
+        *(np.array([True]), np.array([1.0]), object(), (mx.array([1, 0]),)),
+    ],
+    ids=kind_of,
+)
 def test_axes_that_are_no_integers(axes, key):
     message = r"Received .*\. Expected spatial axes, as 1 or \(1, 2\)\."
     with pytest.raises(TypeError, match=message):
@@ -420,7 +458,22 @@ def test_integers_of_numpy_are_integers(key):
         )
 
 
-@pytest.mark.parametrize("shape", [(4.0, 3), "43", None], ids=repr)
+def test_sequences_of_axes(key):
+    mask = channel_mask((2, 3, 4), 0.5, key, (0, 1))
+    for axes in ([0, 1], range(2), mx.array([0, 1]), np.array([0, 1]), (mx.array(0), 1)):
+        assert mx.array_equal(mask, channel_mask((2, 3, 4), 0.5, key, axes))
+
+
+@pytest.mark.parametrize("shape", [(4, -1, 8), (-1,), (2**40, 8), (8, 2**31)], ids=str)
+def test_shapes_of_no_array(shape, key):
+    with pytest.raises(ValueError, match=r"Received shape .*Expected lengths from 0 to 2"):
+        channel_mask(shape, 0.5, key, 0)
+    channel_mask((2**31 - 1, 8), 0.5, key, 0)
+
+
+@pytest.mark.parametrize(
+    "shape", [(4.0, 3), "43", None, (True, 3), {4, 3}, 4, {4: 3}, iter((4, 3))], ids=kind_of
+)
 def test_shapes_that_are_no_integers(shape, key):
     channel_mask((4, 3), 0.5, key, ())
     with pytest.raises(TypeError, match=r"Received .*\. Expected a shape such as x\.shape\."):
@@ -522,8 +575,18 @@ def test_example_keys(key):
             ValueError, match=r"fold in the step: example_keys\(fold_in\(key, s"
         ):
             example_keys(key, 8, offset)
-    with pytest.raises(TypeError, match="Received data of type float"):
-        example_keys(key, 8, 1.5)
+    for offset in (1.5, "1", True, None, [1]):
+        kind = type(offset).__name__
+        message = rf"Received offset of type {kind}\. Expected an int or .*array\(offset\)"
+        with pytest.raises(TypeError, match=message):
+            example_keys(key, 8, offset)
+    with pytest.raises(TypeError, match=r"Received offset of dtype .*float32\. Expected i"):
+        example_keys(key, 8, mx.array(1.5))
+    for offset in (-1, 2**32):
+        with pytest.raises(
+            ValueError, match=rf"offset {offset}\. Expected 0 <= offset < 2"
+        ):
+            example_keys(key, 8, offset)
     with pytest.raises(ValueError, match=r"Received an offset of shape \(3,\)\. .*fold_in"):
         example_keys(key, 3, mx.array([0, 5, 10]))
 
@@ -596,6 +659,20 @@ def test_block_sizes_of_another_type(block_size, key):
         chandrop.functional.drop_block(mx.ones((2, 5, 4, 3)), 0.5, key, block_size, (1, 2))
     with pytest.raises(TypeError, match=message):
         chandrop.nn.DropBlock(0.5, block_size, (1, 2))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.0, 0.999])
+def test_a_rate_in_the_place_of_the_block_size(rate, key):
+    x = mx.ones((2, 5, 4, 3))
+    message = rf"Received block_size = {rate}\. Expected an int, after the rate: "
+    with pytest.raises(TypeError, match=message):
+        chandrop.nn.DropBlock(3, rate, (1, 2))
+    with pytest.raises(TypeError, match=message) as error:
+        chandrop.functional.drop_block(x, 3, key, rate, (1, 2))
+    fixes = str(error.value).removesuffix(".").split("rate: ")[1].split(", or ")
+    names = vars(chandrop.nn) | vars(chandrop.functional)
+    names |= {"x": x, "key": key, "spatial_axes": (1, 2)}
+    assert eval(fixes[0], names)(x).shape == eval(fixes[1], names).shape == x.shape
 
 
 @pytest.mark.parametrize(

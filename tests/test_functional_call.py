@@ -458,6 +458,31 @@ def test_stacked_parameters_without_vmap(key):
         functional_call(model, stacked, mx.ones((2, 6)), key=key)
 
 
+@pytest.mark.parametrize("shape", [(8, 5), (7, 6), (6, 8), (1, 6), (8, 6, 1), (7,)])
+def test_a_parameter_of_another_shape(shape, key):
+    parameters = {"linears": {"first": {"weight": mx.ones(shape)}}}
+    numbers = ", ".join(map(str, shape))
+    message = rf'"linears\.first\.weight" of shape \({numbers},?\), .* has \(8, 6\)\.'
+    with pytest.raises(ValueError, match=message):
+        functional_call(InDicts(), parameters, mx.ones((2, 6)), key=key)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_model_may_hold_the_parameters_of_an_ensemble(axis, key):
+    """The members are then called with other shapes than the model's."""
+    ensemble = nn.Sequential(nn.Linear(6, 4, bias=False), Dropout())
+    weight = mx.stack([mx.random.normal((4, 6), key=key)] * 3, axis=axis)
+    ensemble.layers[0].weight = weight
+
+    def member(weight):
+        parameters = {"layers": [{"weight": weight}, {}]}
+        return functional_call(ensemble, parameters, mx.ones((2, 6)), key=key)
+
+    y = mx.vmap(member, in_axes=axis)(weight)
+    assert y.shape == (3, 2, 4)
+    assert_same(y[0], y[2])
+
+
 def test_names_with_dots(key):
     model = nn.Sequential(nn.Linear(2, 2), Dropout())
     model["a.b"] = mx.ones(1)

@@ -137,6 +137,7 @@ def test_rates_that_fix_no_number(p, error, message, key):
     [
         (0, ValueError, r"Received channels = 0\. Expected at least 1\."),
         (-3, ValueError, r"Received channels = -3"),
+        (2**33, ValueError, r"Received channels = 8589934592\. Expected less than 2\*\*31"),
         (8.0, TypeError, r"Received channels of type float\. Expected an int"),
         (True, TypeError, r"Received channels of type bool"),
     ],

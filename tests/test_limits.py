@@ -1,5 +1,9 @@
 """What MLX cannot do, so that a newer one which can shows."""
 
+import signal
+import subprocess
+import sys
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
@@ -116,3 +120,30 @@ def test_an_array_that_is_captured_and_an_input(compiles):
     mx.eval(weight)
     with pytest.raises(ValueError, match="uncaptured"):
         mx.eval(mx.compile(lambda other: other * weight)(weight))
+
+
+def test_an_exported_function_loses_its_stop_gradient(tmp_path):
+    """So an array of rates is cut from the gradient by ``mx.floor``, too."""
+    path = str(tmp_path / "f.mlxfn")
+    mx.export_function(path, lambda x: mx.stop_gradient(x) * x, mx.array(2.0))
+    imported = mx.import_function(path)
+    assert mx.grad(lambda x: imported(x)[0])(mx.array(2.0)).item() == 4
+
+
+@pytest.mark.parametrize(
+    ("draw", "ends"),
+    [
+        ("mx.random.bernoulli(0.5, (4,), key=key)", True),
+        ("mx.random.split(key)", True),
+        ("key * 2", False),
+    ],
+)
+def test_vmap_of_random_functions_over_0_members(draw, ends):
+    """MLX divides by their number, which ends the process."""
+    code = (
+        "import mlx.core as mx\n"
+        f"y = mx.vmap(lambda key: {draw})(mx.zeros((0, 2), dtype=mx.uint32))\n"
+        "mx.eval(y)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], check=False)
+    assert finished.returncode == (-signal.SIGFPE if ends else 0)

@@ -76,5 +76,8 @@ def test_what_cannot_be_stacked():
         stack_parameters([])
     with pytest.raises(TypeError, match=r"models\[1\] of type dict"):
         stack_parameters([nn.Linear(2, 2), {}])
-    with pytest.raises(TypeError, match="list of models"):
-        stack_parameters(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"models\[0\] that is the class Linear itself"):
+        stack_parameters([nn.Linear])
+    for wrong in (nn.Linear(2, 2), nn.Linear, 3, None):
+        with pytest.raises(TypeError, match=r"Received models .*Expected a list of models"):
+            stack_parameters(wrong)

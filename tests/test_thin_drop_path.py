@@ -246,6 +246,20 @@ class ThinPath(nn.Module):
         return self.drop_path(x, self.branch)
 
 
+@pytest.mark.parametrize("examples", [0, 4])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_a_branch_returns_is_checked_also_where_all_is_kept(
+    examples, p, training, key
+):
+    x, layer = mx.ones((examples, 3)), ThinDropPath(p).train(training)
+    for call in (layer, lambda x, branch: thin_drop_path(x, p, key, branch)):
+        with pytest.raises(TypeError, match=r"branch that returns tuple\. Expected one"):
+            call(x, lambda x: (x, x))
+        with pytest.raises(ValueError, match=r"Expected one output for each of them"):
+            call(x, lambda x: mx.ones((5, 3)))
+
+
 def test_statistics_are_those_of_the_kept_examples(key):
     x, norm = normal((8, 3)), nn.BatchNorm(3, momentum=1.0)
     thin_drop_path(x, 0.5, key, norm)
@@ -278,6 +292,8 @@ def test_bad_inputs(key):
             call(mx.array(1.0), lambda x: x)
         with pytest.raises(TypeError, match=r"Expected an mx\.array"):
             call([1.0], lambda x: x)
+        with pytest.raises(TypeError, match="a branch that is the class Linear itself"):
+            call(x, nn.Linear)
     for keys in (example_keys(key, 4), example_keys(key, 3)):
         with pytest.raises(ValueError, match=r"keys of shape .*Expected one key"):
             layer(x, mx.tanh, key=keys)

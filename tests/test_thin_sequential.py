@@ -629,11 +629,42 @@ def test_chunks_of_samples_are_vmapped(chunk, key):
             (3, 4),
             r'8 channels at "layers\.1\.layers\.1".* Expected 6\.',
         ),
+        (
+            lambda: (nn.BatchNorm(6), nn.Linear(8, 8), ThinDropout(), nn.Linear(8, 2)),
+            (3, 8),
+            r'8 channels at "layers\.0".*BatchNorm.* Expected 6\.',
+        ),
+        (
+            lambda: (nn.Linear(4, 8), ThinDropout(), nn.BatchNorm(6)),
+            (3, 4),
+            r'8 channels at "layers\.2".*BatchNorm.* Expected 6\.',
+        ),
+        (
+            lambda: (nn.Linear(4, 8), ThinDropout(), nn.Linear(8, 8), nn.BatchNorm(6)),
+            (3, 4),
+            r'8 channels at "layers\.3".*BatchNorm.* Expected 6\.',
+        ),
     ],
 )
 def test_channels_that_do_not_match(chain, shape, message):
     with pytest.raises(ValueError, match=message):
         ThinSequential(*chain())(mx.ones(shape))
+
+
+def test_only_arrays_have_channels_that_match():
+    """What a function between the layers passes on is its own affair."""
+    chain = ThinSequential(
+        nn.Linear(4, 8),
+        ThinDropout(),
+        lambda x: (x, x),
+        lambda pair: pair[0] + pair[1],
+        nn.Linear(8, 2),
+    )
+    assert chain(mx.ones((3, 4))).shape == (3, 2)
+    assert ThinSequential(ThinDropout(), nn.GroupNorm(2, 8))(mx.ones((3, 8))).shape == (
+        3,
+        8,
+    )
 
 
 def test_no_thin_dropout():
@@ -650,11 +681,12 @@ def test_no_thin_dropout():
 def test_layers_that_are_none():
     layers = [nn.Linear(4, 8), ThinDropout()]
     for wrong, received in (
-        ([layers], "a list"),
-        ([iter(layers)], "a list_iterator"),
-        ([nn.Linear(4, 8), ThinDropout], "<class .*ThinDropout'>"),
+        ([layers], "of type list"),
+        ([iter(layers)], "of type list_iterator"),
+        ([nn.Linear(4, 8), ThinDropout], "that is the class ThinDropout itself"),
+        ([nn.Linear, ThinDropout()], "that is the class Linear itself"),
     ):
-        with pytest.raises(TypeError, match=rf"Received {received}\. .*\(\*layers\)"):
+        with pytest.raises(TypeError, match=rf"a layer {received}\. .*\(\*layers\)"):
             ThinSequential(*wrong)
 
 

@@ -18,11 +18,22 @@ from subjects import assert_same, normal
 import chandrop
 from chandrop import _mlx
 from chandrop.functional import dropout
-from chandrop.nn import Dropout, functional_call, get_keys, rekey, wrap_transforms
-from chandrop.random import fold_in
+from chandrop.nn import (
+    Dropout,
+    DropPath,
+    GaussianDropout,
+    KeyedLayer,
+    functional_call,
+    get_keys,
+    rekey,
+    wrap_transforms,
+)
+from chandrop.random import example_keys, fold_in
+from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential, keep_channels
 from chandrop.uncertainty import sample
 
-NAMES = ("vmap", "checkpoint", "compile")
+NAMES = ("vmap", "checkpoint", "compile")  # of a function
+ALL_NAMES = (*NAMES, "export_function", "exporter")
 X = normal((4, 6))
 
 
@@ -36,20 +47,20 @@ def unwrapped():
 
 
 def test_one_call_takes_them_off_and_puts_them_on():
-    wrapped = {name: getattr(mx, name) for name in NAMES}
+    wrapped = {name: getattr(mx, name) for name in ALL_NAMES}
     layer, xs = Dropout(), mx.ones((2, 64))
     for _ in range(2):
         wrap_transforms()
-        assert {name: getattr(mx, name) for name in NAMES} == wrapped
+        assert {name: getattr(mx, name) for name in ALL_NAMES} == wrapped
     for _ in range(2):
         wrap_transforms(False)
-        assert all(getattr(mx, name) is getattr(_mlx, name) for name in NAMES)
+        assert all(getattr(mx, name) is getattr(_mlx, name) for name in ALL_NAMES)
     try:
         alike = mx.vmap(layer)(xs)
     finally:
         wrap_transforms(True)
     assert_same(alike[0], alike[1])
-    assert {name: getattr(mx, name) for name in NAMES} == wrapped
+    assert {name: getattr(mx, name) for name in ALL_NAMES} == wrapped
     assert not mx.array_equal(*mx.vmap(layer)(xs))
 
 
@@ -151,6 +162,52 @@ def test_errors_of_vmap_are_those_of_mlx(arguments, axes):
         else:
             errors.append(None)
     assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda key: dropout(X, 0.5, key),
+        lambda key: mx.random.bernoulli(0.5, (4,), key=key),
+        lambda key: fold_in(key, 1),
+        lambda key: example_keys(key, 3),
+        lambda key: keep_channels(key, 8, 0.5),
+        lambda key: functional_call(nn.Sequential(Dropout()), {}, X, key=key),
+        lambda key: Dropout()(X),
+        lambda key: key,
+    ],
+    ids=range(8),
+)
+def test_vmap_over_0_members(function):
+    """It would end the process: tests/test_limits.py."""
+    keys = mx.zeros((0, 2), dtype=mx.uint32)
+    with pytest.raises(ValueError, match=r"vmap over 0 members.*SIGFPE"):
+        mx.vmap(function)(keys)
+    with pytest.raises(ValueError, match=r"vmap over 0 members"):
+        mx.vmap(lambda tree: function(tree["key"]))({"key": keys})
+    with pytest.raises(ValueError, match=r"vmap over 0 members"):
+        mx.vmap(function, in_axes=1)(mx.zeros((2, 0), dtype=mx.uint32))
+    with pytest.raises(ValueError, match=r"vmap over 0 members"):
+        mx.vmap(lambda _: mx.vmap(function)(keys))(mx.ones(3))
+
+
+class Noise(KeyedLayer):
+    def draw(self, x, key):
+        return x + mx.random.normal(x.shape, key=key)
+
+
+@pytest.mark.parametrize("build", [Dropout, DropPath, GaussianDropout, Noise])
+def test_no_examples_draw_nothing(build, key):
+    """A batch of 0 keys for 0 examples is no vmap of the user's."""
+    layer = build() if build is not DropPath else DropPath(0.5)
+    x, keys = mx.zeros((0, 4)), mx.zeros((0, 2), dtype=mx.uint32)
+    for given in (keys, key, key[None]):
+        assert_same(layer(x, key=given), x)
+        assert_same(functional_call(layer, {}, x, key=given), x)
+    rekey(layer, keys)
+    assert_same(layer(x), x)
+    assert layer._key.shape == (0, 2)
+    mx.eval(layer._key)
 
 
 def test_keyword_arguments_and_wrong_axes_are_refused_as_by_mlx():
@@ -514,3 +571,84 @@ def test_arguments_and_outputs_of_a_compiled_function(compiles):
     assert output["n"][1] is None
     with pytest.raises(ValueError, match="must be trees of arrays"):
         compiled({"x": X}, scale=object(), name="n")
+
+
+# mx.export_function
+
+
+def exported(path, function, *args, **kwargs):
+    mx.export_function(path, function, *args, **kwargs)
+    return mx.import_function(path)
+
+
+def by_exporter(path, function, *args, **kwargs):
+    with mx.exporter(path, function) as export:
+        export(*args, **kwargs)
+    return mx.import_function(path)
+
+
+@pytest.mark.parametrize("export", [exported, by_exporter])
+@pytest.mark.parametrize(
+    "function",
+    [
+        Network(),
+        lambda x: Network()(x),
+        mx.compile(Network()),
+        lambda x: mx.vmap(Network())(x),
+        lambda x: mx.grad(lambda x: Network()(x).sum())(x),
+        lambda x: mx.checkpoint(Network())(x),
+        ThinSequential(nn.Linear(6, 6), ThinDropout(0.5)),
+        lambda x: ThinDropPath(0.5)(x, mx.tanh),
+    ],
+    ids=range(8),
+)
+def test_a_layer_whose_draws_a_file_would_hold(export, function, tmp_path):
+    message = (
+        r"The exported function holds the keys of .*Drop.*model\.eval\(\), or make the"
+    )
+    path = str(tmp_path / "f.mlxfn")
+    with pytest.raises(ValueError, match=message):
+        export(path, function, X)
+    with pytest.raises(ValueError, match="No imported function"):
+        mx.import_function(path)(X)
+
+
+@pytest.mark.parametrize("export", [exported, by_exporter])
+def test_what_may_be_exported(export, key, tmp_path):
+    """Layers that are off, that keep all, or whose key is an argument."""
+    path, model = str(tmp_path / "f.mlxfn"), Network()
+
+    def by_rekey(x, key):
+        rekey(model, key)
+        return model(x)
+
+    def by_own_key(x, key):
+        model.dropout._key = key
+        return model(x)
+
+    for function in (
+        lambda x, key: functional_call(model, {}, x, key=key),
+        lambda x, key: model.dropout(x, key=key),
+        lambda x, key: Dropout(0.5, key=key)(x),
+        lambda x, key: Dropout(0.0)(x) + key.sum(),
+        by_rekey,
+        by_own_key,
+    ):
+        imported = export(path, function, X, key)
+        other = fold_in(key, 1)
+        np.testing.assert_allclose(
+            imported(X, other)[0], function(X, other), rtol=1e-5, atol=1e-6
+        )
+    model.eval()
+    np.testing.assert_allclose(export(path, model, X)(X)[0], model(X), rtol=1e-5, atol=1e-6)
+
+
+def test_the_arguments_of_export_reach_mlx(tmp_path):
+    path = str(tmp_path / "f.mlxfn")
+    imported = exported(path, lambda x, *, y: x * y, X, y=X, shapeless=True)
+    assert_same(imported(X[:2], y=X[:2])[0], X[:2] ** 2)
+    for export in (_mlx.export_function, mx.export_function):
+        with pytest.raises(TypeError, match="incompatible function arguments"):
+            export(path, 5, X)
+    for name in ("export_function", "exporter"):
+        assert getattr(mx, name).__doc__ == getattr(_mlx, name).__doc__

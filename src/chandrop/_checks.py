@@ -23,8 +23,8 @@ def as_integer(number: object, name: str, expected: str = "an int") -> int:
 
 
 def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
-    """Converts a sequence of integers to a tuple; rejects bools, and what has no order."""
-    if not isinstance(sequence, (set, frozenset, dict, bytes)):
+    """Converts a sequence of integers, or an array of them, to a tuple; rejects bools."""
+    if isinstance(sequence, (tuple, list, range)) or hasattr(sequence, "shape"):
         try:
             integers = tuple(map(operator.index, sequence))
             if bool not in map(type, sequence):
@@ -60,6 +60,10 @@ def as_groups(groups: object) -> int | None:
     return as_size(groups, "groups")
 
 
+# Entries of an array, since old MLX compiles a lone number with too few digits.
+_POWERS = mx.array([2.0**100, 2.0**-100])
+
+
 def as_rate(p: object) -> float | mx.array:
     """Converts a rate to a float in ``[0, 1]``, or clips an array of rates to it.
 
@@ -67,9 +71,13 @@ def as_rate(p: object) -> float | mx.array:
     would be biased.
     """
     if isinstance(p, mx.array):
-        check_is_no_key(p)
+        check_is_no_key(p, "p")
         check_real_array(p, "p")
-        return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
+        # An exported function loses its stop_gradient, but floor has no gradient either.
+        # The power of two makes an integer of any float32 from 2**-77 on.
+        scale, back = (_POWERS[i] for i in (0, 1))
+        rate = mx.floor(mx.stop_gradient(p.astype(mx.float32)) * scale) * back
+        return mx.clip(rate, 0.0, 1.0)
     # float first: the abstract class takes longer.
     if isinstance(p, bool) or not isinstance(p, (float, numbers.Real)):
         raise TypeError(
@@ -142,6 +150,7 @@ def check_dtype(dtype: object) -> None:
 
 def check_rank(x: object, spatial_ndim: int) -> None:
     """Raises unless `x` has `spatial_ndim` spatial axes, channels and perhaps a batch."""
+    check_is_no_key(x, "an input")
     unbatched = spatial_ndim + 1
     if isinstance(x, mx.array) and x.ndim not in (unbatched, unbatched + 1):
         raise ValueError(
@@ -167,13 +176,32 @@ def check_has_batch(x: mx.array) -> None:
         )
 
 
-def check_is_no_key(p: object) -> None:
-    """Raises for a key in the place of the rate."""
-    if isinstance(p, mx.array) and p.dtype == mx.uint32:
+def check_is_no_key(argument: object, name: str) -> None:
+    """Raises for a key in the place of the input or the rate."""
+    if isinstance(argument, mx.array) and argument.dtype == mx.uint32:
         raise TypeError(
-            "Received p of dtype uint32, as keys have. Expected the rate before the key: "
-            "Dropout(0.5, key=key), or dropout(x, 0.5, key)."
+            f"Received {name} of dtype uint32, as keys have. Expected the rate before the "
+            "key: Dropout(0.5, key=key), or dropout(x, 0.5, key)."
         )
+
+
+def check_flag(flag: object, name: str) -> None:
+    """Raises unless `flag` is a bool."""
+    if not isinstance(flag, bool):
+        raise TypeError(f"Received {name} = {flag!r}. Expected True or False.")
+
+
+def check_function(function: object, name: str, expected: str) -> None:
+    """Raises unless `function` can be called, and is no class."""
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(f"Received {name} {of_type(function)}. Expected {expected}.")
+
+
+def of_type(value: object) -> str:
+    """Says in an error what was received; a class often stands for its instance."""
+    if isinstance(value, type):
+        return f"that is the class {value.__name__} itself"
+    return f"of type {type(value).__name__}"
 
 
 def check_real_array(array: object, name: str) -> None:

@@ -7,3 +7,4 @@ keys on themselves, and needs no wrapper.
 import mlx.core as mx
 
 vmap, checkpoint, compile = mx.vmap, mx.checkpoint, mx.compile
+export_function, exporter = mx.export_function, mx.exporter

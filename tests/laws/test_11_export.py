@@ -3,6 +3,7 @@
 import tempfile
 
 import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,3 +74,23 @@ def test_keys(key, tmp_path):
     folded, keys = imported(key, mx.array(9))
     assert_same(folded, fold_in(key, 9))
     assert_same(keys, example_keys(key, 3, 9))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0, 1e-6, -0.5, 1.5])
+def test_gradients(subject, p, key, tmp_path):
+    """Those of the function itself, and so none for the rate."""
+    x = normal(subject.shape())
+    p = mx.array(p)
+
+    def call(x, p):
+        return subject.call(x, p, key)
+
+    imported = round_trip(tmp_path / "f.mlxfn", call, x, p)
+    both = [
+        mx.grad(lambda x, p, f=f: (f(x, p) ** 2).sum(), argnums=(0, 1))(x, p)
+        for f in (call, lambda x, p: imported(x, p)[0])
+    ]
+    assert_same(both[1][1], mx.array(0.0))
+    assert_same(both[0][1], both[1][1])
+    np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-6)

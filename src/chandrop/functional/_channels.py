@@ -14,6 +14,7 @@ from chandrop._checks import (
     check_broadcasts,
     check_dtype,
     check_input,
+    check_is_no_key,
 )
 from chandrop._mlx import vmap
 from chandrop.random import Key, check_key
@@ -24,6 +25,7 @@ def channels_of(
 ) -> "Channels":
     """Checks an input, a key and the axes, and returns the channels of the input."""
     check_input(x)
+    check_is_no_key(x, "an input")
     # Before the axes, so that the error names a key in their place, or the other way round.
     check_key(key)
     groups = None if groups is None else as_groups(groups)

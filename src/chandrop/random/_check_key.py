@@ -30,6 +30,8 @@ def check_key(key: object) -> None:
         fix = f"mx.random.key({key if is_seed else 0})"
         if hasattr(key, "__array__"):
             fix = "mx.array(key), of uint32"
+        if isinstance(key, float):
+            fix += ", after the rate, as in dropout(x, 0.5, key)"
         raise TypeError(
             f"Received a key of type {type(key).__name__}. Expected a key: {fix}."
         )

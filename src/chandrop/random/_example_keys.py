@@ -44,7 +44,7 @@ def example_keys(key: Key, n: int, offset: int | mx.array = 0) -> Key:
     n = as_integer(n, "n")
     if n < 0:
         raise ValueError(f"Received n = {n} examples. Expected n >= 0.")
-    first = as_words(offset)
+    first = as_words(offset, "offset")
     if first.ndim != 0:
         raise ValueError(
             f"Received an offset of shape {first.shape}. Expected one offset, of shape (); "

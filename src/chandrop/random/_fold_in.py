@@ -60,17 +60,18 @@ def fold_in(key: Key, data: int | mx.array) -> Key:
     return _draw(salted)
 
 
-def as_words(data: int | mx.array) -> mx.array:
+def as_words(data: int | mx.array, name: str = "data") -> mx.array:
     """Converts an int or an array of integers to uint32, without a gradient."""
     if isinstance(data, mx.array):
         if not mx.issubdtype(data.dtype, mx.integer):
-            raise TypeError(f"Received data of dtype {data.dtype}. Expected integers.")
+            raise TypeError(f"Received {name} of dtype {data.dtype}. Expected integers.")
         return mx.stop_gradient(data.astype(mx.uint32))
-    integer = as_integer(data, "data", "an int or an mx.array of integers: mx.array(data)")
+    expected = f"an int or an mx.array of integers: mx.array({name})"
+    integer = as_integer(data, name, expected)
     if not 0 <= integer < 2**32:
         raise ValueError(
-            f"Received data {integer}. Expected 0 <= data < 2**32: data % 2**32, or fold "
-            "in twice for more bits."
+            f"Received {name} {integer}. Expected 0 <= {name} < 2**32: {name} % 2**32, or "
+            "fold in twice for more bits."
         )
     return mx.array(integer, dtype=mx.uint32)
 

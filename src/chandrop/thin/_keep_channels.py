@@ -51,7 +51,7 @@ def number_kept(channels: int, p: Any) -> int:
 def as_fixed_rate(p: Any) -> float:
     """Converts a rate that fixes how many channels are kept to a float in ``[0, 1)``."""
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
-        check_is_no_key(p)
+        check_is_no_key(p, "p")
         hint = ": p.item()" if hasattr(p, "item") else ""
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "

@@ -92,6 +92,8 @@ def channels_taken(layer: Any) -> int | None:
     """Returns the number of channels that a layer is for, if its arrays show it."""
     if is_mixing(layer):
         return int(layer.weight.shape[-1])
+    if not is_for_each_channel(layer):
+        return None
     if type(layer) is nn.BatchNorm:
         return int(layer.num_features)
     sizes = [array.shape[-1] for array in _for_each_channel(layer).values()]

@@ -3,7 +3,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import check_has_batch, check_input
+from chandrop._checks import check_function, check_has_batch, check_input
 from chandrop.random import Key, check_key
 from chandrop.thin._keep_channels import check_one_key, keep_channels, number_kept
 from chandrop.thin._kept import among_zeros, take_kept
@@ -61,18 +61,17 @@ def thin_drop_path(
     check_one_key(key)
     # Of no examples, none; but a wrong rate is an error all the same.
     if number_kept(x.shape[0], p) == 0:
-        return branch(x, *others)
+        return _outputs(branch, x, *others)
     return on_kept_examples(keep_channels(key, x.shape[0], p), branch, x, *others)
 
 
 def check_branch(branch: Any, *inputs: Any) -> Callable[..., mx.array]:
     """Returns the branch; raises unless it takes inputs of one batch."""
-    if not callable(branch):
-        raise TypeError(
-            f"Received a branch of type {type(branch).__name__}. Expected a function or "
-            "module, the branch itself and not its output: x + drop_path(x, branch), where "
-            "DropPath takes x + drop_path(branch(x))."
-        )
+    expected = (
+        "a function or module, the branch itself and not its output: "
+        "x + drop_path(x, branch), where DropPath takes x + drop_path(branch(x))"
+    )
+    check_function(branch, "a branch", expected)
     given = [inputs[0], *(x for x in inputs[1:] if x is not None)]
     for x in given:
         check_input(x)
@@ -92,28 +91,28 @@ def on_kept_examples(
 ) -> mx.array:
     """Returns a branch's scaled output at the indices `kept` of axis 0, 0 elsewhere."""
     examples = x.shape[0]
-    all_kept = kept.shape[0] == examples
-    if not all_kept:
-        x = take_kept(x, kept, 0)
-        others = tuple(
-            None if other is None else take_kept(other, kept, 0) for other in others
-        )
-    y = branch(x, *others)
+    if len(kept) == examples:
+        return _outputs(branch, x, *others)
+    inputs = (None if x is None else take_kept(x, kept, 0) for x in (x, *others))
+    y = _outputs(branch, *inputs)
+    scale = kept_scale(kept, examples, y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
+    return among_zeros(y * scale, kept, 0, examples)
+
+
+def _outputs(branch: Callable[..., mx.array], *inputs: Any) -> mx.array:
+    y, examples = branch(*inputs), inputs[0].shape[0]
     if not isinstance(y, mx.array) or not mx.issubdtype(y.dtype, mx.inexact):
         received = y.dtype if isinstance(y, mx.array) else type(y).__name__
         raise TypeError(
             f"Received a branch that returns {received}. Expected one mx.array of a "
             "floating-point or complex dtype."
         )
-    if y.shape[:1] != kept.shape:
+    if y.shape[:1] != (examples,):
         raise ValueError(
-            f"Received a branch that returns an output of shape {y.shape} for {len(kept)} "
+            f"Received a branch that returns an output of shape {y.shape} for {examples} "
             "examples. Expected one output for each of them, along axis 0."
         )
-    if all_kept:
-        return y
-    scale = kept_scale(kept, examples, y.dtype).reshape(-1, *(1,) * (y.ndim - 1))
-    return among_zeros(y * scale, kept, 0, examples)
+    return y
 
 
 class ThinDropPath(ThinLayer):
@@ -181,5 +180,5 @@ class ThinDropPath(ThinLayer):
         if key is not None:
             check_key(key)
         if not self.training or x.shape[0] == 0:
-            return branch(x, *others)
+            return _outputs(branch, x, *others)
         return on_kept_examples(self._keep(x.shape[0], key), branch, x, *others)

@@ -4,7 +4,7 @@ from typing import Any, TypeGuard
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop._checks import check_dtype, check_input
+from chandrop._checks import check_dtype, check_function, check_input
 from chandrop.thin._kept import among_zeros, take_kept
 from chandrop.thin._on_channels import (
     call_on_channels,
@@ -79,13 +79,9 @@ class ThinSequential(nn.Sequential):
             TypeError: a layer is not callable, or is a class.
             ValueError: none of the layers is a ThinDropout.
         """
+        expected = "ThinSequential(*layers), each layer built, as ThinDropout(0.5)"
         for layer in layers:
-            if isinstance(layer, type) or not callable(layer):
-                received = layer if isinstance(layer, type) else f"a {type(layer).__name__}"
-                raise TypeError(
-                    f"Received {received}. Expected layers as arguments of their own, "
-                    "ThinSequential(*layers), each of them built, as ThinDropout(p)."
-                )
+            check_function(layer, "a layer", expected)
         super().__init__(*layers)
         if not any(isinstance(layer, ThinDropout) for _, layer in _chain(self)):
             raise ValueError(
@@ -129,6 +125,7 @@ class ThinSequential(nn.Sequential):
         # Whether the next dropout keeps these, and has not masked them yet.
         ahead = False
         for place, (path, layer) in enumerate(chain):
+            _check_channels(path, layer, x, None if kept is None else channels)
             if kept is None and is_for_each_channel(layer):
                 following = _next_thinning(chain[place:])
                 if following is not None:
@@ -140,7 +137,6 @@ class ThinSequential(nn.Sequential):
                 x = x * kept_scale(kept, channels, x.dtype)
                 ahead = False
             elif is_mixing(layer):
-                _check_channels(path, layer, x.shape[-1] if kept is None else channels)
                 outputs, channels = None, layer.weight.shape[0]
                 following = _next_thinning(chain[place + 1 :])
                 if following is not None:
@@ -148,7 +144,6 @@ class ThinSequential(nn.Sequential):
                 x = mix_channels(layer, x, kept, outputs)
                 kept, ahead = outputs, following is not None
             elif kept is not None and (ahead or is_keeping_zero(layer)):
-                _check_channels(path, layer, channels)
                 x = call_on_channels(layer, x, kept, channels)
             else:
                 if kept is not None:
@@ -181,9 +176,12 @@ def _next_thinning(chain: Iterable[tuple[str, Any]]) -> ThinDropout | None:
     return None
 
 
-def _check_channels(path: str, layer: Any, received: int) -> None:
+def _check_channels(path: str, layer: Any, x: mx.array, channels: int | None) -> None:
     expected = channels_taken(layer)
-    if expected not in (None, received):
+    if expected is None:
+        return
+    received = x.shape[-1] if channels is None else channels
+    if received != expected:
         raise ValueError(
             f'Received {received} channels at "{path}" of a ThinSequential, which is a '
             f"{layer}. Expected {expected}."

@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAMES_OF_RATE = frozenset({"rate", "drop_prob", "dropout"})
+import mlx.nn as nn
+
+NAMES_OF_RATE = frozenset({"rate", "drop_prob", "dropout", "_p_1"})
 
 _OURS = {**dict.fromkeys(NAMES_OF_RATE, "p"), "rngs": "key", "seed": "key"}
 _MODE = "A layer is in training mode: layer.eval() and layer.train() change that"
@@ -57,6 +59,8 @@ def check_arguments(
 
 def declares(layer: type[Any], name: str) -> bool:
     """Whether a class has an attribute of this name, or annotates one."""
+    if name == "_p_1":
+        return issubclass(layer, (nn.Dropout, nn.Dropout2d, nn.Dropout3d))
     return hasattr(layer, name) or any(
         name in inspect.get_annotations(base) for base in layer.__mro__
     )

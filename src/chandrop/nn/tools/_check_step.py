@@ -12,6 +12,7 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from chandrop import _mlx
+from chandrop._checks import check_function
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._call_context import in_context, is_constant
 from chandrop.nn._snapshot import Snapshot, restored_on_exit
@@ -65,7 +66,8 @@ def check_step(
             Without it, its state advances by five steps.
 
     Raises:
-        TypeError: `model` is not a module, or `optimizer` has no state.
+        TypeError: `model` is not a module, `step` not a function, or `optimizer` has no
+            state.
         ValueError: masks repeat, or a trace has left its arrays in the model; the message
             names the layers and the fix. Or no dropout layer of chandrop in `model` is on,
             or one is in a tuple. All ranks have to call this function.
@@ -77,6 +79,7 @@ def check_step(
         >>> model = nn.Sequential(nn.Linear(4, 4), Dropout(0.5))
         >>> check_step(model, lambda x: model(x).sum(), mx.ones((2, 4)))
     """
+    check_function(step, "a step", "a function: check_step(model, step, x)")
     with model_lock:
         layers = keyed_layers(model)
         check_has_layers(model, layers)

@@ -8,9 +8,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop import _mlx
+from chandrop._checks import check_function
 from chandrop.nn._call_context import call_context, call_in, in_context
 from chandrop.nn._snapshot import Snapshot, with_copied_containers
 from chandrop.nn._threads import in_use, model_lock
+from chandrop.nn.tools._layers_by_path import as_module
 
 _DTYPES = frozenset(dtype for dtype in vars(mx).values() if isinstance(dtype, mx.Dtype))
 _EXACT = frozenset(dtype for dtype in _DTYPES if not mx.issubdtype(dtype, mx.inexact))
@@ -64,17 +66,10 @@ def checkpoint(module: Any, fn: Callable[..., Any] | None = None) -> Callable[..
     Source: Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost",
     2016; ``mx.checkpoint``.
     """
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"Received a module of type {type(module).__name__}. Expected an "
-            "mlx.nn.Module: checkpoint(module, fn), with the module whose arrays fn uses."
-        )
-    if fn is not None and not callable(fn):
-        raise TypeError(
-            f"Received fn of type {type(fn).__name__}. Expected a function; pass the input "
-            "to what this returns: checkpoint(module)(x)."
-        )
+    as_module(module, "a module", ": checkpoint(module, fn), with the module that fn uses")
     function: Any = module if fn is None else fn
+    use = "a function; pass the input to what this returns: checkpoint(module)(x)"
+    check_function(function, "fn", use)
 
     @wraps(function, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:

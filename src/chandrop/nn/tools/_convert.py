@@ -49,7 +49,6 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         >>> isinstance(model.layers[1], Dropout)
         True
     """
-    _check_where(where)
     layers = mlx_dropouts(model)
     chosen = layers if where is None else choose(layers, where, "where")
     others = {path: m for path, m in chosen.items() if type(m) not in OURS}
@@ -141,14 +140,3 @@ def _become(layer: nn.Module, kind: type[Any], p: Any, **arguments: Any) -> None
     layer.__class__ = kind
     kind.__init__(layer, p, **arguments)
     layer.train(training)
-
-
-def _check_where(where: object) -> None:
-    if where is None or (callable(where) and not isinstance(where, type)):
-        return
-    kind = where if isinstance(where, type) else nn.Dropout
-    module = "nn." if kind.__module__.startswith("mlx.nn") else ""
-    raise TypeError(
-        f"Received where = {where!r}. Expected a function of a path and a layer: "
-        f"where=lambda path, layer: isinstance(layer, {module}{kind.__name__})."
-    )

@@ -7,6 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
+from chandrop._checks import check_flag
 from chandrop.nn._call_context import record_state, tool_call
 from chandrop.nn._snapshot import restored_on_exit, with_copied_containers
 from chandrop.nn._threads import model_lock
@@ -98,6 +99,7 @@ def functional_call(
 
     Source: the pure ``apply`` of Haiku and Flax, ``torch.func.functional_call``.
     """
+    check_flag(return_state, "return_state")
     turned_on = dropout is not None and dropout is not False
     with model_lock:
         dropouts = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
@@ -158,11 +160,19 @@ def _set_parameters(model: nn.Module, parameters: Any) -> None:
                 f'Received a parameter "{name}" of type {type(parameter).__name__}. '
                 "Expected an mx.array."
             )
-        if parameter.ndim == own[name].ndim + 1 and parameter.shape[1:] == own[name].shape:
+        shape, expected = parameter.shape, own[name].shape
+        remaining = iter(expected)
+        # The model may hold the stacked parameters of an ensemble, and be given a member's.
+        if not all(length in remaining for length in shape):
+            fix = ""
+            if shape[1:] == expected:
+                fix = (
+                    " Map over stacked parameters: mx.vmap(lambda p, k: functional_call("
+                    "model, p, x, key=k))(stacked, keys)."
+                )
             raise ValueError(
-                f'Received a parameter "{name}" of shape {parameter.shape}, where the '
-                f"model's has {own[name].shape}. Map over stacked parameters: "
-                "mx.vmap(lambda p, k: functional_call(model, p, x, key=k))(stacked, keys)."
+                f'Received a parameter "{name}" of shape {shape}, where the model\'s has '
+                f"{expected}.{fix}"
             )
     try:
         # Copies, since a model may change them in place.
@@ -177,15 +187,9 @@ def _set_parameters(model: nn.Module, parameters: Any) -> None:
 def _set_modes(layers: Mapping[str, KeyedLayer], dropout: Choice | None) -> None:
     if dropout is None:
         return
-    if not isinstance(dropout, bool) and not callable(dropout):
-        raise TypeError(
-            f"Received dropout = {dropout!r}. Expected True, False, None or a function of "
-            "a path and a layer: lambda path, layer: path == ..., with one of "
-            f"{quoted(layers)}."
-        )
-    on = choose(layers, dropout, "dropout") if callable(dropout) else layers
+    on = dropout if isinstance(dropout, bool) else choose(layers, dropout, "dropout")
     for path, layer in layers.items():
-        layer.train(dropout is not False and path in on)
+        layer.train(on if isinstance(on, bool) else path in on)
 
 
 def _check_drops_with_key(

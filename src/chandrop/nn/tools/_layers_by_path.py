@@ -1,8 +1,10 @@
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import mlx.nn as nn
 
+from chandrop._checks import of_type
 from chandrop.nn._containers import containers
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -36,19 +38,20 @@ def layers_by_path(
     return layers
 
 
-def as_module(module: object, name: str) -> nn.Module:
-    """Returns a module; raises for anything else."""
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"Received {name} of type {type(module).__name__}. Expected an mlx.nn.Module."
-        )
-    return module
+def as_module(module: object, name: str, use: str = "") -> nn.Module:
+    """Returns a module; raises for anything else, and says what it is for."""
+    if isinstance(module, nn.Module):
+        return module
+    if isinstance(module, type):
+        use = f"; build it: {module.__name__}(...)"
+    raise TypeError(f"Received {name} {of_type(module)}. Expected an mlx.nn.Module{use}.")
 
 
 def choose(
     layers: Mapping[str, Layer], function: Callable[[str, nn.Module], bool], name: str
 ) -> dict[str, Layer]:
     """Returns the layers for which a function, given as the argument `name`, is true."""
+    check_choice(function, name)
     chosen = {path: layer for path, layer in layers.items() if function(path, layer)}
     if not chosen:
         raise ValueError(
@@ -56,6 +59,29 @@ def choose(
             f"{quoted(layers) or 'none'}."
         )
     return chosen
+
+
+def check_choice(function: object, name: str) -> None:
+    """Raises unless `function` takes a path and a layer."""
+    if isinstance(function, type) or not _takes_path_and_layer(function):
+        kind = function if isinstance(function, type) else nn.Dropout
+        module = "nn." if kind.__module__.startswith("mlx.nn") else ""
+        raise TypeError(
+            f"Received {name} = {function!r}. Expected "
+            f"{'True, False, None or ' if name == 'dropout' else ''}a function of a path "
+            f"and a layer: {name}=lambda path, layer: isinstance(layer, "
+            f"{module}{kind.__name__})."
+        )
+
+
+def _takes_path_and_layer(function: Any) -> bool:
+    try:
+        inspect.signature(function).bind("", None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # It has no signature.
+    return True
 
 
 def quoted(paths: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from zlib import crc32
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop._checks import check_flag
 from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
 from chandrop.random import Key, check_key, fold_in
@@ -102,6 +103,7 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
         True
     """
     layers = keyed_layers(model)
+    check_flag(strict, "strict")
     if not isinstance(keys, Mapping):
         raise TypeError(
             f"Received keys of type {type(keys).__name__}. Expected a dict from path to "

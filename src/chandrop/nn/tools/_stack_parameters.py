@@ -5,6 +5,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from chandrop._checks import of_type
 from chandrop.nn.tools._layers_by_path import as_module
 
 
@@ -19,7 +20,7 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
         lacks what is not a parameter, such as a layer's array of rates.
 
     Raises:
-        TypeError: `models` is one module, or one of them is not a module.
+        TypeError: `models` is not a list of modules.
         ValueError: there are no models, or their parameters differ in name, shape or dtype.
 
     Example:
@@ -35,8 +36,8 @@ def stack_parameters(models: Iterable[nn.Module]) -> Any:
 
     Source: ``torch.func.stack_module_state``.
     """
-    if isinstance(models, nn.Module):
-        raise TypeError(f"Received one {type(models).__name__}. Expected a list of models.")
+    if isinstance(models, (nn.Module, type)) or not isinstance(models, Iterable):
+        raise TypeError(f"Received models {of_type(models)}. Expected a list of models.")
     models = list(models)
     if not models:
         raise ValueError("Received no models. Expected at least one.")

@@ -10,7 +10,7 @@ from chandrop.nn._snapshot import restored_on_exit
 from chandrop.nn._threads import model_lock
 from chandrop.nn.tools._convert import OURS, convert_layer, mlx_dropouts
 from chandrop.nn.tools._functional_call import Choice, functional_call
-from chandrop.nn.tools._layers_by_path import choose, quoted
+from chandrop.nn.tools._layers_by_path import check_choice, choose, quoted
 from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 
 
@@ -38,9 +38,7 @@ def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any
         layers = keyed_layers(model)
         check_has_layers(model, layers)
         if dropout is not False:
-            _check_chosen(
-                choose(layers, dropout, "dropout") if callable(dropout) else layers
-            )
+            _check_chosen(layers if dropout is True else choose(layers, dropout, "dropout"))
         yield lambda key, *inputs: functional_call(
             model, {}, *inputs, key=key, dropout=dropout
         )
@@ -68,7 +66,8 @@ def chooses_weights(model: nn.Module, dropout: Choice) -> bool:
     # Another thread may be restoring the model.
     with model_lock:
         layers = keyed_layers(model)
-        if callable(dropout):
+        if not isinstance(dropout, bool):
+            check_choice(dropout, "dropout")
             layers = {path: m for path, m in layers.items() if dropout(path, m)}
         on = {id(m) for m in layers.values() if dropout is not False and not m._keeps_all()}
         return any(

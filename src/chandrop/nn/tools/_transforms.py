@@ -1,4 +1,4 @@
-"""MLX's vmap, checkpoint and compile, wrapped so that a layer's own key is right there."""
+"""MLX's transforms, wrapped so that a layer's own key is right there, or an error."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from chandrop import _mlx
+from chandrop._checks import check_flag
 from chandrop._global_stream import stream_state
 from chandrop.nn._call_context import Draws, call_context, call_in, in_context, is_constant
 from chandrop.nn.layers._keyed_layer import KeyedLayer, key_from_global_stream
@@ -16,7 +17,7 @@ from chandrop.nn.tools._checkpoint import call_checkpointed
 
 
 def wrap_transforms(on: bool = True) -> None:
-    """Wraps ``mx.vmap``, ``mx.checkpoint`` and ``mx.compile``, or unwraps them.
+    """Wraps ``mx.vmap``, ``checkpoint``, ``compile`` and export, or unwraps them.
 
     Importing :mod:`chandrop.nn` wraps them, so that layers may draw by their own keys:
 
@@ -24,13 +25,18 @@ def wrap_transforms(on: bool = True) -> None:
       layer splits off for the call;
     - ``mx.checkpoint`` recomputes with the keys, modes and rates of the call;
     - ``mx.compile`` raises where every call would repeat one mask, since the function does
-      not carry the keys.
+      not carry the keys;
+    - ``mx.export_function`` and ``mx.exporter`` raise where a file would hold the draws.
 
     Nothing else changes, except that a compiled function runs uncompiled inside
-    ``mx.vmap``. A function that was made with a wrapper keeps it.
+    ``mx.vmap``, and that a vmap over 0 members, in which a draw would end the process, is
+    an error. A function that was made with a wrapper keeps it.
 
     Args:
         on: whether to wrap them, or to put MLX's own back. Default: ``True``.
+
+    Raises:
+        TypeError: `on` is not a bool.
 
     Example:
         >>> import mlx.core as mx
@@ -48,6 +54,7 @@ def wrap_transforms(on: bool = True) -> None:
 
     Source: JAX's ``fold_in(key, index)`` under ``vmap``, and Flax's lifted ``remat``.
     """
+    check_flag(on, "on")
     for name, wrapper in _WRAPPERS.items():
         own = getattr(_mlx, name)
         old, new = (own, wrapper) if on else (wrapper, own)
@@ -96,6 +103,13 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
         if length is None or kwargs:
             # MLX raises its own error.
             return plain(*args, **kwargs)
+        if length == 0:
+            # MLX's random functions divide by it.
+            raise ValueError(
+                "Received arguments of length 0: vmap over 0 members, in which a random "
+                "draw would end the process (SIGFPE). Expected at least one; for a batch "
+                "that may be empty, skip the call."
+            )
 
         def member(index: mx.array, *args: Any) -> Any:
             with in_context(members=(*call_context.get().members, index)):
@@ -151,12 +165,11 @@ class KeysNotCarriedError(ValueError):
 
     def __init__(self, name: str, layers: list[KeyedLayer]):
         self.layers = layers
-        kinds = ", ".join(dict.fromkeys(map(repr, layers)))
         super().__init__(
             f"The compiled function {name} does not carry the keys of its dropout layers, "
-            f"{kinds}, so every call would repeat one mask. If it updates the model, build "
-            "model and optimizer anew, since mx.compile has left arrays of its trace in "
-            f"them. Then carry {CARRY}\n"
+            f"{_kinds(layers)}, so every call would repeat one mask. If it updates the "
+            "model, build model and optimizer anew, since mx.compile has left arrays of "
+            f"its trace in them. Then carry {CARRY}\n"
             "chandrop.nn.check_step names the layers' paths."
         )
 
@@ -234,4 +247,45 @@ def _left_in_trace(
             yield layer
 
 
-_WRAPPERS = {"vmap": vmap, "checkpoint": checkpoint, "compile": compile}
+@wraps(_mlx.export_function)
+def export_function(
+    file_or_callback: Any, fun: Callable[..., Any], *args: Any, **kwargs: Any
+) -> None:
+    """Raises where the file would hold draws by a layer's own key."""
+    _mlx.export_function(file_or_callback, _exported(fun), *args, **kwargs)
+
+
+@wraps(_mlx.exporter)
+def exporter(file: str, fun: Callable[..., Any], **kwargs: Any) -> Any:
+    """As :func:`export_function`."""
+    return _mlx.exporter(file, _exported(fun), **kwargs)
+
+
+def _exported(fun: Callable[..., Any]) -> Callable[..., Any]:
+    if not callable(fun):
+        return fun
+
+    def exported(*args: Any, **kwargs: Any) -> Any:
+        draws = Draws()
+        with in_context(trace=draws):
+            result = fun(*args, **kwargs)
+        if draws.frozen:
+            raise ValueError(
+                "The exported function holds the keys of its dropout layers, "
+                f"{_kinds(draws.frozen)}, so every call would repeat one mask. Switch them "
+                "off, model.eval(), or make the key an argument: layer(x, key=key), or "
+                "functional_call(model, {}, x, key=key)."
+            )
+        return result
+
+    return exported
+
+
+def _kinds(layers: list[KeyedLayer]) -> str:
+    return ", ".join(dict.fromkeys(map(repr, layers)))
+
+
+_WRAPPERS: dict[str, Callable[..., Any]] = {
+    wrapper.__name__: wrapper
+    for wrapper in (vmap, checkpoint, compile, export_function, exporter)
+}
