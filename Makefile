@@ -11,13 +11,14 @@ export MPLBACKEND = Agg
 # For example --steps 2 --members 1, to see that it runs.
 BRAIN =
 
-.PHONY: help demo brain test lint peers mutants bench bench-short test-oldest reference clean
+.PHONY: help demo brain test lint coverage peers mutants bench bench-short test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
 	@echo "make brain        learn from a scan of the brain and draw brain_mri.png (about 3 minutes)"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
+	@echo "make coverage     which lines and branches of src/ no test runs"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
@@ -62,6 +63,12 @@ lint: $(VENV)/test
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m mypy
 
+coverage: $(VENV)/test
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
 peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
@@ -88,4 +95,4 @@ test-oldest:
 	$(MAKE) test VENV=.venv-oldest MLX="==$(OLDEST_MLX)"
 
 clean:
-	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
