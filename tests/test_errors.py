@@ -476,7 +476,9 @@ def test_shapes_of_no_array(shape, key):
 )
 def test_shapes_that_are_no_integers(shape, key):
     channel_mask((4, 3), 0.5, key, ())
-    with pytest.raises(TypeError, match=r"Received .*\. Expected a shape such as x\.shape\."):
+    with pytest.raises(
+        TypeError, match=r"Received .*\. Expected a shape such as x\.shape\."
+    ):
         channel_mask(shape, 0.5, key, ())
     assert channel_mask((4, 3), 0.5, key, ()).shape == (4, 3)
 

@@ -60,10 +60,6 @@ def as_groups(groups: object) -> int | None:
     return as_size(groups, "groups")
 
 
-# Entries of an array, since old MLX compiles a lone number with too few digits.
-_POWERS = mx.array([2.0**100, 2.0**-100])
-
-
 def as_rate(p: object) -> float | mx.array:
     """Converts a rate to a float in ``[0, 1]``, or clips an array of rates to it.
 
@@ -73,11 +69,7 @@ def as_rate(p: object) -> float | mx.array:
     if isinstance(p, mx.array):
         check_is_no_key(p, "p")
         check_real_array(p, "p")
-        # An exported function loses its stop_gradient, but floor has no gradient either.
-        # The power of two makes an integer of any float32 from 2**-77 on.
-        scale, back = (_POWERS[i] for i in (0, 1))
-        rate = mx.floor(mx.stop_gradient(p.astype(mx.float32)) * scale) * back
-        return mx.clip(rate, 0.0, 1.0)
+        return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
     # float first: the abstract class takes longer.
     if isinstance(p, bool) or not isinstance(p, (float, numbers.Real)):
         raise TypeError(

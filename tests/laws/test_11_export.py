@@ -77,20 +77,10 @@ def test_keys(key, tmp_path):
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0, 1e-6, -0.5, 1.5])
-def test_gradients(subject, p, key, tmp_path):
-    """Those of the function itself, and so none for the rate."""
-    x = normal(subject.shape())
-    p = mx.array(p)
-
-    def call(x, p):
-        return subject.call(x, p, key)
-
-    imported = round_trip(tmp_path / "f.mlxfn", call, x, p)
-    both = [
-        mx.grad(lambda x, p, f=f: (f(x, p) ** 2).sum(), argnums=(0, 1))(x, p)
-        for f in (call, lambda x, p: imported(x, p)[0])
-    ]
-    assert_same(both[1][1], mx.array(0.0))
-    assert_same(both[0][1], both[1][1])
-    np.testing.assert_allclose(both[0][0], both[1][0], rtol=1e-6)
+def test_gradients(subject, key, tmp_path):
+    """Those of the function itself; test_limits.py has what MLX does to an array of rates."""
+    x, p = normal(subject.shape()), mx.array(0.3)
+    imported = round_trip(tmp_path / "f.mlxfn", lambda x, p: subject.call(x, p, key), x, p)
+    own = mx.grad(lambda x: (subject.call(x, p, key) ** 2).sum())(x)
+    theirs = mx.grad(lambda x: (imported(x, p)[0] ** 2).sum())(x)
+    np.testing.assert_allclose(own, theirs, rtol=1e-6)
