@@ -124,8 +124,12 @@ def record_new(layer: nn.Module) -> None:
         new.append(layer)
 
 
-def record_draw(layer: nn.Module, key: Key) -> None:
-    """Records that a layer draws by its own key; raises if a recomputation has built it."""
+def record_draw(layer: nn.Module, key: Key, subkey: Key) -> Key:
+    """Records that a layer draws by its own key; returns the key to draw with.
+
+    That is the `subkey` of its key, folded with the index in each vmap around. Raises if a
+    recomputation has built the layer.
+    """
     context = call_context.get()
     if context.new and any(layer is new for new in context.new):
         raise ValueError(
@@ -138,13 +142,9 @@ def record_draw(layer: nn.Module, key: Key) -> None:
             draws.drawn.append(layer)
             if is_constant(key):
                 draws.frozen.append(layer)
-
-
-def fold_in_members(key: Key) -> Key:
-    """Folds the indices of the members of the vmaps around into a key."""
-    for index in call_context.get().members:
-        key = fold_in(key, index)
-    return key
+    for index in context.members:
+        subkey = fold_in(subkey, index)
+    return subkey
 
 
 def is_constant(array: mx.array) -> bool:

@@ -23,7 +23,5 @@ def containers(model: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, nn.Module):
             held += vars(value).items()
         for name, item in reversed(held):
-            if isinstance(item, (dict, list)) or (
-                isinstance(item, (tuple, set, frozenset)) and item
-            ):
+            if isinstance(item, (dict, list, tuple, set, frozenset)):
                 pending.append((f"{path}.{name}" if path else str(name), item))

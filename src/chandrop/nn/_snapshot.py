@@ -69,7 +69,11 @@ class Snapshot:
         if arrays is not None:
             remaining = iter(arrays)
             for container, name, value in self._places:
-                container[name] = _with_arrays(remaining, value)
+                container[name] = tree_map(
+                    lambda leaf: next(remaining) if isinstance(leaf, mx.array) else leaf,
+                    value,
+                    is_leaf=_is_not_tuple,
+                )
 
     def restore_copies(self) -> None:
         """Restores copies of the arrays, which share their data.
@@ -112,28 +116,17 @@ def with_copied_containers(output: Any) -> Any:
     return tree_map(check, output, is_leaf=lambda value: isinstance(value, nn.Module))
 
 
-def _with_arrays(arrays: Iterator[mx.array], value: Any) -> Any:
-    """Replaces an array, or each array in a tuple, by the next of `arrays`."""
-    return tree_map(
-        lambda leaf: next(arrays) if isinstance(leaf, mx.array) else leaf,
-        value,
-        is_leaf=_is_not_tuple,
-    )
-
-
 def items(contents: Any) -> Iterable[tuple[Any, Any]]:
     """Returns the items of a dict, or the enumerated ones of a list."""
     return contents.items() if isinstance(contents, dict) else enumerate(contents)
 
 
 def _refill(container: Any, contents: Any) -> None:
-    """Replaces what a list or dict holds, in place."""
-    if isinstance(container, list):
-        container[:] = contents
-        return
     container.clear()
-    # Not container.update, which a module has for parameters.
-    dict.update(container, contents)
+    if isinstance(container, list):
+        container += contents
+    else:  # Not container.update, which a module has for parameters.
+        dict.update(container, contents)
 
 
 def _is_not_tuple(value: Any) -> bool:
@@ -150,8 +143,7 @@ def _part(container: Any) -> tuple[Any, type[Any], Any, dict[str, Any] | None]:
 
 def _with_copied_sets(attributes: dict[str, Any]) -> dict[str, Any]:
     """Copies sets, such as that of the frozen parameters, which are changed in place."""
-    copied = attributes.copy()
-    for name, value in attributes.items():
-        if type(value) is set:
-            copied[name] = value.copy()
-    return copied
+    return {
+        name: value.copy() if type(value) is set else value
+        for name, value in attributes.items()
+    }

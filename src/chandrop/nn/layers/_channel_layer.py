@@ -33,19 +33,14 @@ class ChannelLayer(DropoutLayer):
                 broadcasts to the input's shape with 1 at the spatial axes, such as ``(C,)``
                 for one rate per channel. Default: 0.5.
             spatial_axes: the axes that share one draw: an int or a sequence of ints;
-                negative ones count from the last. Default: none, so that every element has
-                its own draw.
-            groups: the number of groups of neighbouring channels that share a draw. The
-                channels are the last axis that is not spatial. Default: every channel has
-                its own draw.
-            key: the initial key, ``(2,)``. Default: drawn from MLX's global stream, so
-                ``mx.random.seed`` makes a run repeatable.
+                negative ones count from the last. Default: every element has its own draw.
+            groups: the number of groups of neighbouring channels, along the last axis that
+                is not spatial, that share a draw. Default: every channel has its own draw.
+            key: the initial key, ``(2,)``; see :class:`KeyedLayer`.
 
         Raises:
-            TypeError: `p` is not a number or an ``mx.array``, or is a key; an axis or
-                `groups` is not an int; `key` is not a ``uint32`` array.
-            ValueError: `p` is outside ``[0, 1]`` or nan; `groups` is below 1; `key` is not
-                one key.
+            TypeError: an argument has a wrong type.
+            ValueError: `p` is outside ``[0, 1]``; `groups` is below 1; `key` is not one.
         """
         super().__init__(p, key=key)
         self._groups = as_groups(groups)

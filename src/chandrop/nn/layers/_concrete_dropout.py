@@ -53,9 +53,8 @@ class ConcreteDropout(ChannelLayer):
             key: the initial key, ``(2,)``.
 
         Raises:
-            TypeError: `temperature` is not a number; see :class:`ChannelDropout`.
-            ValueError: a rate is outside ``(0, 1)``; `temperature` is not above 0;
-                see :class:`ChannelDropout`.
+            TypeError: an argument has a wrong type.
+            ValueError: a rate is outside ``(0, 1)``; `temperature` is not above 0.
         """
         super().__init__(p, spatial_axes, key=key)
         self._temperature = as_positive(temperature, "temperature")
@@ -84,11 +83,8 @@ class ConcreteDropout(ChannelLayer):
     def regularizer(self, weight: mx.array, length_scale: float) -> mx.array:
         """Returns :func:`chandrop.functional.concrete_regularizer` of this layer, in nats.
 
-        Divide it by the number of training examples and add it to the loss.
-
-        Args:
-            weight: the weights of the layer that reads this one's output, ``(..., C)``.
-            length_scale: the prior length scale, above 0.
+        Divide it by the number of training examples and add it to the loss. `weight` is
+        that of the layer that reads this one's output, ``(..., C)``.
         """
         return concrete_regularizer(self.logit, weight, length_scale)
 

@@ -43,9 +43,8 @@ class DropBlock(ChannelLayer):
             key: the initial key, ``(2,)``.
 
         Raises:
-            TypeError: `block_size` is not an int; see :class:`ChannelDropout`.
-            ValueError: `block_size` is below 1; there are no spatial axes; see
-                :class:`ChannelDropout`.
+            TypeError: an argument has a wrong type.
+            ValueError: `block_size` is below 1; there are no spatial axes.
         """
         # First, so that the error names a rate in the place of the block size.
         block_size = as_block_size(block_size)

@@ -25,11 +25,6 @@ class DropoutLayer(KeyedLayer):
             p: the dropout rate: a number in ``[0, 1]``, or an array of rates that
                 broadcasts to the mask's shape.
             key: the initial key, ``(2,)``; see :class:`KeyedLayer`.
-
-        Raises:
-            TypeError: `p` is not a number or an ``mx.array``, or is a key; `key` is not a
-                ``uint32`` array.
-            ValueError: `p` is outside ``[0, 1]`` or nan; `key` is not one key.
         """
         super().__init__(key=key)
         self.p = p

@@ -9,7 +9,6 @@ from chandrop._mlx import vmap
 from chandrop.nn._call_context import (
     NO_CONTEXT,
     call_context,
-    fold_in_members,
     path_in_tool_call,
     record_draw,
     record_new,
@@ -67,10 +66,6 @@ class KeyedLayer(nn.Module):
         Args:
             key: the initial key, ``(2,)``. Default: drawn from MLX's global stream, so
                 ``mx.random.seed`` makes a run repeatable.
-
-        Raises:
-            TypeError: `key` is not a ``uint32`` array.
-            ValueError: `key` is not one key.
         """
         super().__init__()
         if key is None:
@@ -145,8 +140,7 @@ class KeyedLayer(nn.Module):
                 return draw(x, own_key)
             advanced, key = _split(own_key)
             if context is not NO_CONTEXT:
-                record_draw(self, own_key)
-                key = fold_in_members(key)
+                key = record_draw(self, own_key, key)
             y = draw(x, key)
         except (TypeError, ValueError) as error:
             if not path or type(error) not in (TypeError, ValueError):
@@ -212,24 +206,20 @@ class KeyedLayer(nn.Module):
             super().__setattr__(name, value)
 
     def __copy__(self) -> "Self":
-        # freeze() changes a set in place.
-        return self._copied_into(
-            type(self).__new__(type(self)),
-            lambda value: set(value) if isinstance(value, set) else value,
-        )
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Self":
-        memo[id(self)] = copied = type(self).__new__(type(self))
-        return self._copied_into(copied, lambda value: copy.deepcopy(value, memo))
-
-    def _copied_into(self, copied: "Self", copy_of: Callable[[Any], Any]) -> "Self":
-        """Fills a copy of this layer, with a key of its own."""
-        for name, value in self.items():
-            copied[name] = copy_of(value)
-        for name, value in vars(self).items():
-            vars(copied)[name] = copy_of(value)
+        copied = type(self).__new__(type(self))
+        for held, own in ((copied, self), (vars(copied), vars(self))):
+            for name, value in own.items():
+                # freeze() changes a set in place.
+                held[name] = set(value) if isinstance(value, set) else value
         copied._key = key_from_global_stream()
         record_new(copied)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Self":
+        memo[id(self)] = copied = copy.copy(self)
+        for held in (copied, vars(copied)):
+            for name, value in held.items():
+                held[name] = copy.deepcopy(value, memo)
         return copied
 
 

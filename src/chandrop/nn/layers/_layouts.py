@@ -26,10 +26,8 @@ class LayoutLayer(ChannelLayer):
                 ``mx.random.seed`` makes a run repeatable.
 
         Raises:
-            TypeError: `p` is not a number or an ``mx.array``, or is a key; `groups` is not
-                an int; `key` is not a ``uint32`` array.
-            ValueError: `p` is outside ``[0, 1]`` or nan; `groups` is below 1; `key` is not
-                one key.
+            TypeError: an argument has a wrong type.
+            ValueError: `p` is outside ``[0, 1]``; `groups` is below 1; `key` is not one.
         """
         super().__init__(p, self._axes, groups=groups, key=key)
 

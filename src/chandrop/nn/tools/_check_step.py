@@ -12,7 +12,7 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from chandrop import _mlx
-from chandrop._checks import check_function
+from chandrop._checks import check_function, of_type
 from chandrop._global_stream import set_stream, stream_state
 from chandrop.nn._call_context import in_context, is_constant
 from chandrop.nn._snapshot import Snapshot, restored_on_exit
@@ -44,9 +44,8 @@ def check_step(
 ) -> None:
     """Runs a training step and raises if its dropout layers repeat masks.
 
-    Call it once before training, on a small batch. It runs the step five times, the first
-    time uncompiled, and then restores the model, its keys, the optimizer and MLX's global
-    stream, but not what other objects hold. It finds
+    Call it once before training, on a small batch. It runs the step five times, first
+    uncompiled, and then restores model, optimizer and MLX's global stream. It finds
 
     - a compiled step that does not carry the keys, or MLX's global stream if it draws from
       that: every call has the masks of the first;
@@ -54,9 +53,9 @@ def check_step(
     - layers of ``mlx.nn`` under ``mx.vmap``, where all members share a mask, and under
       ``mx.checkpoint``, where the recomputation draws another one.
 
-    It does not report layers whose keys do not advance uncompiled either, such as those
-    that are given a key, and warns of modules that imported MLX's functions before
-    :mod:`chandrop.nn`. The step may not wait for a thread that uses another tool.
+    It leaves out layers whose keys do not advance uncompiled either, such as those that are
+    given a key, and warns of modules that imported MLX's functions before this one. The
+    step may not wait for a thread that uses another tool.
 
     Args:
         model: the model that `step` trains.
@@ -68,9 +67,9 @@ def check_step(
     Raises:
         TypeError: `model` is not a module, `step` not a function, or `optimizer` has no
             state.
-        ValueError: masks repeat, or a trace has left its arrays in the model; the message
-            names the layers and the fix. Or no dropout layer of chandrop in `model` is on,
-            or one is in a tuple. All ranks have to call this function.
+        ValueError: masks repeat, or a trace has left its arrays in the model; or no dropout
+            layer of chandrop in `model` is on, or one is in a tuple. All ranks have to call
+            this function.
 
     Example:
         >>> import mlx.core as mx
@@ -130,7 +129,7 @@ def check_step(
 
 
 class _Run(NamedTuple):
-    """The words of each layer's key after a call, and whether it drew without a key."""
+    """The words of each layer's key after a call, and whether that drew without a key."""
 
     keys: dict[str, str]
     draws_globally: bool
@@ -170,7 +169,7 @@ def _all_restored(model: nn.Module, optimizer: Any) -> Iterator[None]:
     """
     if optimizer is not None and not hasattr(optimizer, "state"):
         raise TypeError(
-            f"Received an optimizer of type {type(optimizer).__name__}. Expected an "
+            f"Received an optimizer {of_type(optimizer)}. Expected an "
             "mlx.optimizers.Optimizer: check_step(model, step, x, optimizer=optimizer)."
         )
     stream = stream_state().tolist()
@@ -197,20 +196,12 @@ def _all_restored(model: nn.Module, optimizer: Any) -> Iterator[None]:
 
 def _optimizers_in(optimizer: Any) -> list[Any]:
     """Returns an optimizer, and those that it holds."""
-    found: dict[int, Any] = {}
-    pending = [] if optimizer is None else [optimizer]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, (list, tuple)):
-            pending.extend(value)
-        elif isinstance(value, dict):
-            pending.extend(value.values())
-        elif id(value) in found:
-            continue
-        elif value is optimizer or isinstance(value, Optimizer):
-            found[id(value)] = value
-            pending.extend(vars(value).values())
-    return list(found.values())
+    found = [] if optimizer is None else [optimizer]
+    for part in found:
+        for held in dict(tree_flatten(vars(part))).values():
+            if isinstance(held, Optimizer) and held not in found:
+                found.append(held)
+    return found
 
 
 def _left_in_model(model: nn.Module) -> list[str]:

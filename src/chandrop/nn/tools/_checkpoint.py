@@ -50,7 +50,7 @@ def checkpoint(module: Any, fn: Callable[..., Any] | None = None) -> Callable[..
         A function with the arguments and the output of `fn`.
 
     Raises:
-        TypeError: `module` is not a module, or `fn` is not a function.
+        TypeError: an argument has a wrong type.
         ValueError: at the call, in :func:`functional_call`: a layer that draws is not in
             `module`. In the backward pass: `fn` builds a layer without a key.
 

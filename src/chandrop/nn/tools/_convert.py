@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None) -> Model:
-    """Converts ``mlx.nn``'s dropout layers in a model to chandrop's, in place.
+    """Converts ``mlx.nn``'s dropout layers in a model to chandrop's, and returns it.
 
     Weights, rates, modes, sharing and weights files stay the same. Each layer draws a key
     from MLX's global stream; see :func:`rekey` for others. Warns of a model without dropout
@@ -35,11 +35,8 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
         where: which layers to convert: those for which ``where(path, layer)`` is true.
             Default: all.
 
-    Returns:
-        The model.
-
     Raises:
-        TypeError: `model` is not a module, or `where` is not a function.
+        TypeError: an argument has a wrong type.
         ValueError: `where` chooses no layer, or a layer of ``mlx.nn`` is in a tuple.
 
     Example:
@@ -77,18 +74,11 @@ def convert(model: Model, where: Callable[[str, nn.Module], bool] | None = None)
 
 
 def revert(model: Model) -> Model:
-    """Converts chandrop's dropout layers in a model back to ``mlx.nn``'s, in place.
+    """Converts chandrop's dropout layers in a model back to ``mlx.nn``'s, and returns it.
 
     Their keys are lost: save them with :func:`get_keys`. The rest is as in :func:`convert`.
 
-    Args:
-        model: any model; see :func:`rekey` for where layers are found.
-
-    Returns:
-        The model.
-
     Raises:
-        TypeError: `model` is not a module.
         ValueError: a layer is not a ``Dropout``, ``Dropout2d`` or ``Dropout3d``, has groups
             or a rate that is 1 or an array, or is in a tuple. No layer is then converted.
 

@@ -7,7 +7,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
-from chandrop._checks import check_flag
+from chandrop._checks import check_flag, of_type
 from chandrop.nn._call_context import record_state, tool_call
 from chandrop.nn._snapshot import restored_on_exit, with_copied_containers
 from chandrop.nn._threads import model_lock
@@ -22,14 +22,7 @@ Choice = bool | Callable[[str, nn.Module], bool]
 
 @overload
 def functional_call(
-    model: nn.Module,
-    parameters: Any,
-    /,
-    *args: Any,
-    key: Key | None = None,
-    dropout: Choice | None = None,
-    return_state: Literal[True],
-    **kwargs: Any,
+    model: nn.Module, parameters: Any, /, *args: Any, return_state: Literal[True], **kw: Any
 ) -> tuple[Any, Any]: ...
 @overload
 def functional_call(
@@ -81,10 +74,9 @@ def functional_call(
     Raises:
         TypeError: an argument has a wrong type, or the model returns an iterator or a
             coroutine.
-        ValueError: `parameters` does not fit the model; a layer would drop without a key,
-            or is one of ``mlx.nn``, which no key reaches; `key` or `dropout` is given, but
-            no layer uses it; a layer that draws is in a tuple or not in the model; `key`
-            has the wrong shape.
+        ValueError: `parameters` or `key` does not fit the model; a layer would drop without
+            a key, or is one of ``mlx.nn``; `key` or `dropout` is given, but no layer uses
+            it; a layer that draws is in a tuple or not in the model.
 
     Example:
         >>> import mlx.core as mx
@@ -117,17 +109,12 @@ def functional_call(
             own_parameters = model.parameters() if return_state else None
             with tool_call(model, layers) as called:
                 output = with_copied_containers(model(*args, **kwargs))
-            if (
-                key is not None
-                and turned_on
-                and not called
-                and any(map(drops, layers.values()))
-            ):
+            drawing = key is not None and turned_on and any(map(drops, layers.values()))
+            if drawing and not called:
                 raise ValueError(
                     "Received a key, and dropout that is on, but no dropout layer drew "
                     f"with it: {quoted(layers)}. Are they called only `if self.training`, "
-                    "or with keys of their own, or in a function that mx.compile has "
-                    "traced before?"
+                    "with other keys, or in a function that was compiled before?"
                 )
             if not return_state:
                 return output
@@ -141,9 +128,8 @@ def functional_call(
 def _set_parameters(model: nn.Module, parameters: Any) -> None:
     if not isinstance(parameters, dict) or isinstance(parameters, nn.Module):
         raise TypeError(
-            f"Received parameters of type {type(parameters).__name__}. Expected a tree "
-            "such as model.parameters(), or {} for the model's own: "
-            "functional_call(model, model.parameters(), x, key=key)."
+            f"Received parameters {of_type(parameters)}. Expected a tree, or {{}} for the "
+            "model's own: functional_call(model, model.parameters(), x, key=key)."
         )
     given, own = dict(tree_flatten(parameters)), dict(tree_flatten(model.parameters()))
     unknown = sorted(given.keys() - own.keys())
@@ -156,23 +142,19 @@ def _set_parameters(model: nn.Module, parameters: Any) -> None:
         )
     for name, parameter in given.items():
         if not isinstance(parameter, mx.array):
-            raise TypeError(
-                f'Received a parameter "{name}" of type {type(parameter).__name__}. '
-                "Expected an mx.array."
-            )
+            received = f'a parameter "{name}" {of_type(parameter)}'
+            raise TypeError(f"Received {received}. Expected an mx.array.")
         shape, expected = parameter.shape, own[name].shape
         remaining = iter(expected)
         # The model may hold the stacked parameters of an ensemble, and be given a member's.
         if not all(length in remaining for length in shape):
-            fix = ""
-            if shape[1:] == expected:
-                fix = (
-                    " Map over stacked parameters: mx.vmap(lambda p, k: functional_call("
-                    "model, p, x, key=k))(stacked, keys)."
-                )
+            fix = (
+                " Map over stacked parameters: mx.vmap(lambda p, k: functional_call("
+                "model, p, x, key=k))(stacked, keys)."
+            )
             raise ValueError(
                 f'Received a parameter "{name}" of shape {shape}, where the model\'s has '
-                f"{expected}.{fix}"
+                f"{expected}.{fix if shape[1:] == expected else ''}"
             )
     try:
         # Copies, since a model may change them in place.

@@ -6,7 +6,7 @@ from zlib import crc32
 import mlx.core as mx
 import mlx.nn as nn
 
-from chandrop._checks import check_flag
+from chandrop._checks import check_flag, of_type
 from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.tools._layers_by_path import layers_by_path, quoted
 from chandrop.random import Key, check_key, fold_in
@@ -26,7 +26,7 @@ def rekey(model: nn.Module, key: Key) -> None:
             :func:`chandrop.random.example_keys` returns; or one for all alike, ``(1, 2)``.
 
     Raises:
-        TypeError: `model` is not a module, or `key` is not a ``uint32`` array.
+        TypeError: an argument has a wrong type.
         ValueError: `model` has no dropout layer of chandrop, or has one in a tuple; `key`
             has the wrong shape.
 
@@ -52,16 +52,8 @@ def rekey(model: nn.Module, key: Key) -> None:
 def get_keys(model: nn.Module) -> dict[str, Key]:
     """Returns the key of every dropout layer of a model by path, to save and resume with.
 
-    Args:
-        model: any model; see :func:`rekey` for where layers are found.
-
-    Returns:
-        A dict from path to key, ``(2,)`` or ``(B, 2)``, sorted by path, as
-        ``mx.save_safetensors`` takes it.
-
-    Raises:
-        TypeError: `model` is not a module.
-        ValueError: `model` has a layer in a tuple.
+    Layers are found as by :func:`rekey`. The dict, from path to key, ``(2,)`` or
+    ``(B, 2)``, is sorted by path, and ``mx.save_safetensors`` takes it.
 
     Example:
         >>> import mlx.core as mx
@@ -86,8 +78,7 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
             their keys. Default: ``True``.
 
     Raises:
-        TypeError: `model` is not a module, `keys` is not a dict, or a key is not a
-            ``uint32`` array.
+        TypeError: an argument has a wrong type.
         ValueError: `keys` has a path without a layer or, if `strict`, lacks one; a layer is
             in a tuple; a key has the wrong shape. No key is then set.
 
@@ -105,10 +96,7 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
     layers = keyed_layers(model)
     check_flag(strict, "strict")
     if not isinstance(keys, Mapping):
-        raise TypeError(
-            f"Received keys of type {type(keys).__name__}. Expected a dict from path to "
-            "key, as get_keys(model) returns."
-        )
+        raise TypeError(f"Received keys {of_type(keys)}. Expected a dict: get_keys(model).")
     unknown = sorted(keys.keys() - layers.keys())
     if unknown:
         raise ValueError(
@@ -118,9 +106,8 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
     missing = sorted(layers.keys() - keys.keys())
     if strict and missing:
         raise ValueError(
-            f"Received no keys for the dropout layers at {quoted(missing)}. Expected one "
-            "for every layer; to leave the others as they are: "
-            "set_keys(model, keys, strict=False)."
+            f"Received no keys for the dropout layers at {quoted(missing)}. To leave them "
+            "as they are: set_keys(model, keys, strict=False)."
         )
     for path, key in keys.items():
         try:

@@ -12,12 +12,8 @@ from chandrop.nn.tools._layers_by_path import as_module
 def stack_parameters(models: Iterable[nn.Module]) -> Any:
     """Stacks the parameters of models of one architecture, for ``mx.vmap``.
 
-    Args:
-        models: the members of the ensemble, at least one.
-
-    Returns:
-        A tree like ``model.parameters()``, whose arrays have the members along axis 0. It
-        lacks what is not a parameter, such as a layer's array of rates.
+    Returns a tree like ``model.parameters()``, whose arrays have the members along axis 0.
+    It lacks what is not a parameter, such as a layer's array of rates.
 
     Raises:
         TypeError: `models` is not a list of modules.

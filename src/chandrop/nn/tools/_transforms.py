@@ -22,21 +22,15 @@ def wrap_transforms(on: bool = True) -> None:
     Importing :mod:`chandrop.nn` wraps them, so that layers may draw by their own keys:
 
     - ``mx.vmap`` masks member ``i`` by ``fold_in(subkey, i)``, where ``subkey`` is what the
-      layer splits off for the call;
+      layer splits off for the call, and raises for 0 members, where a draw would end the
+      process;
     - ``mx.checkpoint`` recomputes with the keys, modes and rates of the call;
-    - ``mx.compile`` raises where every call would repeat one mask, since the function does
-      not carry the keys;
-    - ``mx.export_function`` and ``mx.exporter`` raise where a file would hold the draws.
+    - ``mx.compile``, ``mx.export_function`` and ``mx.exporter`` raise where every call
+      would repeat one mask, since the function does not carry the keys.
 
     Nothing else changes, except that a compiled function runs uncompiled inside
-    ``mx.vmap``, and that a vmap over 0 members, in which a draw would end the process, is
-    an error. A function that was made with a wrapper keeps it.
-
-    Args:
-        on: whether to wrap them, or to put MLX's own back. Default: ``True``.
-
-    Raises:
-        TypeError: `on` is not a bool.
+    ``mx.vmap``. ``wrap_transforms(False)`` puts MLX's own back; a function that was made
+    with a wrapper keeps it.
 
     Example:
         >>> import mlx.core as mx
