@@ -110,7 +110,7 @@ def test_axes_that_are_no_ints(name, axes, right_first, key):
         assert_apart(
             lambda axes=right: function(x, 0.5, key, axes),
             lambda: function(x, 0.5, key, axes),
-            r"Received .*\. Expected spatial axes, as 1 or \(1, 2\)\.",
+            r"Received .*\. Expected spatial axes such as 1 or \(1, 2\)\.",
             right_first,
         )
 
@@ -123,7 +123,7 @@ def test_some_axes_that_are_no_ints(name, axes, right_first, key):
     assert_apart(
         lambda: function(x, 0.5, key, (0, 1)),
         lambda: function(x, 0.5, key, axes),
-        r"Received .*\. Expected spatial axes, as 1 or \(1, 2\)\.",
+        r"Received .*\. Expected spatial axes such as 1 or \(1, 2\)\.",
         right_first,
     )
 

@@ -505,6 +505,22 @@ def test_a_wrong_declaration(layer, expected):
         chain(X)
 
 
+def test_a_declaration_of_a_layer_that_holds_others():
+    class Block(nn.Module):
+        on_channels = "each alone"
+
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm(12)
+
+        def __call__(self, x):
+            return self.norm(x)
+
+    chain = ThinSequential(nn.Linear(6, 12), Block(), ThinDropout(0.5))
+    with pytest.raises(ValueError, match="a Block that declares on_channels and holds"):
+        chain(X)
+
+
 # Layers that hold others, or arrays that they change.
 
 

@@ -221,7 +221,7 @@ def test_token_numbers(keys):
 def test_no_layer_is_chosen(model, keys, x):
     with pytest.raises(ValueError, match=r'chose no layer.*"channels", "elements"'):
         predict(model, keys, x, dropout=lambda path, layer: False)
-    with pytest.raises(TypeError, match="dropout = 'last'.*lambda path, layer"):
+    with pytest.raises(TypeError, match=r"dropout = 'last'.*lambda path, layer"):
         predict(model, keys, x, dropout="last")
 
 

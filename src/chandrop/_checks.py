@@ -41,7 +41,7 @@ def as_axes(spatial_axes: Any) -> tuple[int, ...]:
         spatial_axes, numbers.Integral
     )
     axes = (spatial_axes,) if is_one else spatial_axes
-    return as_integers(axes, "spatial axes, as 1 or (1, 2)")
+    return as_integers(axes, "spatial axes such as 1 or (1, 2)")
 
 
 def as_size(size: object, name: str, least: int = 1) -> int:
@@ -104,7 +104,7 @@ def as_positive(number: object, name: str) -> float:
 def as_block_size(
     block_size: object, shape: Sequence[int] = (), axes: Sequence[int] = ()
 ) -> int:
-    """Converts a block size to int; rejects one that is longer than any of `axes`."""
+    """Converts a block size to int; rejects one longer than the shortest of `axes`."""
     if isinstance(block_size, float) and block_size < 1:
         raise TypeError(
             f"Received block_size = {block_size}. Expected an int, after the rate: "
@@ -155,7 +155,8 @@ def check_has_axes(axes: Sequence[int]) -> None:
     """Raises for no spatial axes."""
     if not axes:
         raise ValueError(
-            "Received no spatial axes. Expected those along which blocks extend, as (1, 2)."
+            "Received no spatial axes. Expected those along which blocks extend, such as "
+            "(1, 2)."
         )
 
 

@@ -78,7 +78,7 @@ def test_keys(key, tmp_path):
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: s.name)
 def test_gradients(subject, key, tmp_path):
-    """Those of the function itself; test_limits.py has what MLX does to an array of rates."""
+    """Those of the function itself, but for an array of rates: see test_limits.py."""
     x, p = normal(subject.shape()), mx.array(0.3)
     imported = round_trip(tmp_path / "f.mlxfn", lambda x, p: subject.call(x, p, key), x, p)
     own = mx.grad(lambda x: (subject.call(x, p, key) ** 2).sum())(x)

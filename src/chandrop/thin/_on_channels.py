@@ -89,7 +89,7 @@ def _declared(layer: Any) -> str | None:
 
 
 def channels_taken(layer: Any) -> int | None:
-    """Returns the number of channels that a layer is for, if its arrays show it."""
+    """Returns the number of channels that a layer expects, if its arrays tell."""
     if is_mixing(layer):
         return int(layer.weight.shape[-1])
     if not is_for_each_channel(layer):
@@ -103,7 +103,7 @@ def channels_taken(layer: Any) -> int | None:
 def mix_channels(
     layer: nn.Module, x: mx.array, inputs: mx.array | None, outputs: mx.array | None
 ) -> mx.array:
-    """Calls a mixing layer for some input and output channels; None is for all."""
+    """Calls a mixing layer for some input and output channels; None means all."""
     part = copy.copy(layer)
     weight = layer.weight if inputs is None else take_kept(layer.weight, inputs, -1)
     part.weight = weight if outputs is None else take_kept(weight, outputs, 0)
@@ -135,6 +135,11 @@ def _for_each_channel(layer: Any) -> dict[str, mx.array]:
     """Returns the arrays of a layer that have an entry for each channel."""
     if isinstance(layer, KeyedLayer) or not isinstance(layer, nn.Module):
         return {}
+    if layer.children():
+        raise ValueError(
+            f"Received a {type(layer).__name__} that declares on_channels and holds other "
+            "layers. Declare it in these, and put them into the chain one by one."
+        )
     arrays = {name: a for name, a in layer.items() if isinstance(a, mx.array)}
     return {name: array for name, array in arrays.items() if array.size > 1}
 

@@ -175,7 +175,7 @@ class ThinDropPath(ThinLayer):
             key: the key to choose the examples with; the layer's own then stays as it is.
                 Default: as for :class:`chandrop.nn.KeyedLayer`.
         """
-        self._note()
+        self._record()
         branch = check_branch(branch, x, *others)
         if key is not None:
             check_key(key)

@@ -37,6 +37,6 @@ class ThinLayer(DropoutLayer):
             return is_zero(self.p)
         return number_kept(channels, self.p) == channels
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         """Lets the recomputation of a checkpoint see the layer as it is now."""
         record_state(self)

@@ -107,13 +107,13 @@ class ThinSequential(nn.Sequential):
         """Calls the layers in order.
 
         Raises:
-            ValueError: a layer receives another number of channels than it is for; a
+            ValueError: a layer receives the wrong number of channels; a
                 ThinDropout has a key for each example.
         """
         chain = list(_chain(self))
         for _, layer in chain:
             if isinstance(layer, ThinDropout):
-                layer._note()
+                layer._record()
         if not any(_is_thinning(layer) for _, layer in chain):
             dense: mx.array = super().__call__(x)
             return dense

@@ -23,7 +23,7 @@ from chandrop.nn.tools._model_keys import check_has_layers, get_keys, keyed_laye
 from chandrop.nn.tools._transforms import CARRY, KeysNotCarriedError, unwrapped_imports
 
 _REBUILD = """
-If the step updates an optimizer, build that anew, since mx.compile has left arrays of its
+If the step updates an optimizer, rebuild it, since mx.compile has left arrays of its
 trace in it."""
 
 # The first may be traced once more, so it is not compared with the others.
@@ -92,7 +92,7 @@ def check_step(
         if left:
             raise ValueError(
                 f"The model holds arrays of an earlier trace of mx.compile: {quoted(left)}."
-                " Build model and optimizer anew, and then the step."
+                " Rebuild the model and the optimizer, then the step."
             )
         imports = unwrapped_imports()
         if imports:

@@ -66,7 +66,7 @@ def functional_call(
             Other layers keep their modes: ``BatchNorm`` stays in eval mode.
         return_state: whether to return the parameters after the call, too, such as the
             running statistics of ``BatchNorm``, but without new arrays.
-        **kwargs: the model's keyword arguments, but for names that are taken above.
+        **kwargs: the model's keyword arguments, except the names above.
 
     Returns:
         The model's output, or with `return_state` a pair of it and the parameters.
@@ -137,7 +137,7 @@ def _set_parameters(model: nn.Module, parameters: Any) -> None:
         similar = difflib.get_close_matches(unknown[0], own, n=1)
         hint = f" Did you mean {quoted(similar)}?" if similar else ""
         raise ValueError(
-            f"Received parameters that are none of {type(model).__name__}'s: "
+            f"Received parameters that {type(model).__name__} does not have: "
             f"{quoted(unknown)}.{hint}"
         )
     for name, parameter in given.items():

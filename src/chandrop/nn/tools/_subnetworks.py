@@ -51,11 +51,11 @@ def _check_chosen(layers: dict[str, Any]) -> None:
             f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
             "subnetworks are the same. If it was trained without dropout, it has none."
         )
-    by_place = [path for path, layer in on.items() if layer.depends_on_batch]
-    if by_place:
+    dependent = [path for path, layer in on.items() if layer.depends_on_batch]
+    if dependent:
         raise ValueError(
-            f"Received a model with a {type(on[by_place[0]]).__name__} at "
-            f"{quoted(by_place)}. Which examples it keeps depends on the batch, so a key "
+            f"Received a model with a {type(on[dependent[0]]).__name__} at "
+            f"{quoted(dependent)}. Which examples it keeps depends on the batch, so a key "
             "selects no subnetwork. Put a DropPath in its place, or leave it off: "
             "dropout=lambda path, layer: not layer.depends_on_batch."
         )
