@@ -135,7 +135,7 @@ def _for_each_channel(layer: Any) -> dict[str, mx.array]:
     """Returns the arrays of a layer that have an entry for each channel."""
     if isinstance(layer, KeyedLayer) or not isinstance(layer, nn.Module):
         return {}
-    if layer.children():
+    if len(layer.modules()) > 1:
         raise ValueError(
             f"Received a {type(layer).__name__} that declares on_channels and holds other "
             "layers. Declare it in these, and put them into the chain one by one."
