@@ -522,5 +522,5 @@ def test_a_model_that_an_earlier_trace_has_spoilt(model, compiles):
         forgetful(X)
     state = [model.state, optimizer.state]
     step = mx.compile(training_step(model, optimizer), inputs=state, outputs=state)
-    with pytest.raises(ValueError, match=r"an earlier trace.*linears.*Rebuild the model and the opt"):
+    with pytest.raises(ValueError, match=r"an earlier trace.*linears.*Rebuild the model"):
         check_step(model, step, X, optimizer=optimizer)
