@@ -108,6 +108,92 @@ def test_shape_does_not_matter(score):
         assert mx.array_equal(a, b, equal_nan=True)
 
 
+def leaves(result):
+    return result if isinstance(result, tuple) else (result,)
+
+
+@each
+@pytest.mark.parametrize(
+    ("ignore", "dtype"), [(255, np.uint8), (-100, np.int32), (-100, np.uint8), (0, np.int8)]
+)
+def test_ignored_labels(score, ignore, dtype):
+    """Of pixels, where a segmentation has no label: those that are kept alone count."""
+    probabilities, labels = labelled((4, 6, 5, 7))
+    generator = np.random.default_rng(1)
+    if ignore != -100 or dtype != np.uint8:
+        labels[generator.random(labels.shape) < 0.4] = ignore
+    labels = labels.astype(dtype)
+    kept = labels != np.int32(ignore)
+    probabilities[~kept] = np.nan  # they count neither in checks nor in gradients
+    expected = score(*in_mlx(probabilities[kept], labels[kept]))
+
+    def ignoring(probabilities, labels):
+        return score(probabilities, labels, ignore=ignore)
+
+    got = ignoring(*in_mlx(probabilities, labels))
+    compiled = mx.compile(ignoring)(*in_mlx(probabilities, labels))
+    mapped = mx.vmap(ignoring)(*in_mlx(probabilities, labels))
+    for i, one in enumerate(in_mlx(*probabilities)):
+        alone = ignoring(one, mx.array(labels[i]))
+        for a, b in zip(leaves(mapped), leaves(alone), strict=True):
+            np.testing.assert_allclose(a[i], b, rtol=1e-5)
+    for a, b, c in zip(leaves(got), leaves(compiled), leaves(expected), strict=True):
+        assert a.dtype == c.dtype
+        np.testing.assert_allclose(a, c, rtol=1e-5)
+        np.testing.assert_allclose(b, c, rtol=1e-5)
+    if score in (negative_log_likelihood, brier_score):
+        gradient = np.array(mx.grad(ignoring)(*in_mlx(probabilities, labels)))
+        assert np.isfinite(gradient).all()
+        assert not gradient[~kept].any()
+
+
+def test_ignored_labels_in_numpy():
+    probabilities, labels = labelled((300, 7))
+    labels[::3] = 255
+    exact, kept = probabilities.astype(np.float64), labels != 255
+    given = exact[kept, labels[kept]]
+    distances = ((exact[kept] - np.eye(7)[labels[kept]]) ** 2).sum(-1)
+    arguments = in_mlx(probabilities, labels)
+    value = negative_log_likelihood(*arguments, ignore=255).item()
+    assert value == pytest.approx(-np.log(given).mean(), rel=1e-6)
+    value = brier_score(*arguments, ignore=255).item()
+    assert value == pytest.approx(distances.mean(), rel=1e-6)
+    right = exact[kept].argmax(-1) == labels[kept]
+    gap = abs(exact[kept].max(-1).mean() - right.mean())
+    value = expected_calibration_error(*arguments, bins=1, ignore=255).item()
+    assert value == pytest.approx(gap, rel=1e-5)
+    curve = reliability_curve(*arguments, ignore=255)
+    assert curve.examples.sum().item() == kept.sum()
+
+
+@each
+def test_bad_labels_to_ignore(score):
+    probabilities, labels = in_mlx(*labelled())
+    with pytest.raises(ValueError, match=r"Received labels that are all 255, which is ign"):
+        score(probabilities, mx.full(labels.shape, 255), ignore=255)
+    for ignore in (255.0, True, "255"):
+        with pytest.raises(TypeError, match=r"Received ignore of type"):
+            score(probabilities, labels, ignore=ignore)
+    labels[17] = 255
+    with pytest.raises(ValueError, match=r"at index 17\..*has no label.*: ignore=255\."):
+        score(probabilities, labels)
+    with pytest.raises(ValueError, match=r"a label outside \[0, 7\) at index 17\."):
+        score(probabilities, labels, ignore=254)
+
+
+@each
+def test_more_classes_than_a_byte_counts(score):
+    probabilities, _ = in_mlx(*labelled((200, 300)))
+    labels = mx.arange(200)
+    bytes_of_labels = labels.astype(mx.uint8)
+    for a, b in zip(
+        leaves(score(probabilities, labels)),
+        leaves(score(probabilities, bytes_of_labels)),
+        strict=True,
+    ):
+        assert mx.array_equal(a, b, equal_nan=True)
+
+
 @each
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 def test_low_precision(score, dtype):
@@ -158,6 +244,40 @@ def test_risk_of_right_and_wrong_guesses():
     assert curve.risk[-1].item() == pytest.approx(wrong.mean())
     useless = risk_coverage_curve(mx.array(wrong), mx.zeros(5000))
     np.testing.assert_allclose(useless.risk, wrong.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1000, 50_257, 151_936])
+def test_many_classes(classes):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), 3)
+    probabilities = probabilities.astype(np.float32)
+    probabilities[0] = 1 / classes
+    labels = np.array([0, 1, classes - 1])
+    exact = probabilities.astype(np.float64)
+    distances = (exact**2).sum(-1) - 2 * exact[range(3), labels] + 1
+    for i in range(3):
+        value = brier_score(*in_mlx(probabilities[i : i + 1], labels[i : i + 1])).item()
+        assert value == pytest.approx(distances[i], rel=1e-6)
+    for score in SCORES:
+        score(mx.full((1, 2_000_000), 5e-7), mx.array([0]))
+
+
+def test_the_examples_of_a_bin_are_counted_exactly():
+    n = 2**24 + 1  # the first integer that float32 has not
+    probabilities = mx.broadcast_to(mx.array([1.0, 0.0]), (n, 2))
+    curve = reliability_curve(probabilities, mx.zeros(n, dtype=mx.int32), bins=1)
+    assert curve.examples.item() == n
+    assert curve.accuracy.item() == 1
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 1025])
+def test_sums_along_an_axis(axis, n):
+    shape = [2, 3, 4]
+    shape[axis] = n
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    np.testing.assert_allclose(
+        total(mx.array(values), axis), values.sum(axis, dtype=np.float64), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 1024, 1025, 70_000, 3_000_000])

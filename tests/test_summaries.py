@@ -46,6 +46,32 @@ def test_classify_is_scipys(samples, shape, scale):
         np.testing.assert_allclose(array, expected, rtol=2e-6, atol=2e-6, err_msg=name)
 
 
+# ImageNet's classes, and the words of GPT-2 and of Qwen.
+MANY_CLASSES = [1000, 50_257, 151_936]
+
+
+@pytest.mark.parametrize("classes", MANY_CLASSES)
+def test_many_equal_classes(classes):
+    """Added one after another, in float32, they would be off by up to 1e-2."""
+    summary = classify(mx.zeros((4, 1, classes)))
+    assert summary.mutual_information.item() == pytest.approx(0, abs=2e-5)
+    for name in ("predictive_entropy", "expected_entropy"):
+        value = getattr(summary, name).item()
+        assert value == pytest.approx(math.log(classes), abs=5e-5), name
+
+
+@pytest.mark.parametrize("classes", MANY_CLASSES)
+def test_many_classes_are_scipys(classes):
+    logits = logits_of(4, (2, classes))
+    summary = classify(mx.array(logits))
+    for name, expected in expected_classification(logits)._asdict().items():
+        array = getattr(summary, name)
+        np.testing.assert_allclose(array, expected, rtol=3e-6, atol=3e-6, err_msg=name)
+    np.testing.assert_allclose(
+        np.array(summary.probabilities, dtype=np.float64).sum(-1), 1, rtol=1e-6
+    )
+
+
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 10**6))
 def test_bounds(samples, classes, seed):
     summary = classify(mx.array(logits_of(samples, (7, classes), 5.0, seed)))

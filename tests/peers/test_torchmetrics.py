@@ -30,6 +30,23 @@ def test_expected_calibration_error(classes, bins):
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
 
 
+def test_confidences_on_edges_are_theirs_in_the_upper_bin():
+    """Ours are in the lower one, as Guo et al. define the bins."""
+    confidence = np.array([0.5, 0.75, 0.75, 1.0, 0.6], dtype=np.float32)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    labels, edge = np.array([0, 0, 1, 0, 1]), np.float32(1e-6)
+
+    def theirs(shift):
+        shifted = np.stack([confidence + shift, 1 - confidence - shift], axis=1)
+        return multiclass_calibration_error(
+            torch.tensor(shifted.clip(0, 1)), torch.tensor(labels), 2, 4, norm="l1"
+        ).item()
+
+    ours = expected_calibration_error(mx.array(probabilities), mx.array(labels), 4).item()
+    assert ours == pytest.approx(theirs(-edge), abs=1e-5)
+    assert abs(ours - theirs(0)) > 0.01
+
+
 def test_of_two_classes_theirs_may_mean_that_of_one():
     """Their binary one is of the probability of class 1, ours of the larger one."""
     probabilities, labels = labelled(2)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
+from chandrop._checks import as_integer
 from chandrop.uncertainty._checks import as_array, as_count, refuse_where
-from chandrop.uncertainty._sums import mean, total_by_bin
+from chandrop.uncertainty._sums import count_by_bin, mean, total, total_by_bin
 
 
 class Reliability(NamedTuple):
@@ -17,7 +18,7 @@ class Reliability(NamedTuple):
 
 
 def reliability_curve(
-    probabilities: mx.array, labels: mx.array, bins: int = 15
+    probabilities: mx.array, labels: mx.array, bins: int = 15, *, ignore: int | None = None
 ) -> Reliability:
     """Compares confidence, the largest probability, with accuracy in bins of confidence.
 
@@ -25,7 +26,9 @@ def reliability_curve(
         probabilities: ``(..., K)``, of ``K`` classes.
         labels: ``(...)``, the true classes, integers from 0 to ``K - 1``.
         bins: the number of bins of equal width from 0 to 1. A confidence on an edge belongs
-            to the lower bin.
+            to the lower bin. The mean of ``S`` certain samples, ``k / S``, is often on one,
+            and other libraries may count it in the upper bin.
+        ignore: the label of examples to leave out, such as 255 or -100. Default: none.
 
     Returns:
         A named tuple of arrays ``(bins,)``: the mean ``confidence`` and the ``accuracy``,
@@ -33,11 +36,11 @@ def reliability_curve(
 
     Raises:
         TypeError: `probabilities` is not a real ``mx.array``; `labels` is not an array of
-            integers; `bins` is not an int.
-        ValueError: the shapes do not match; there are no examples, or fewer than two
-            classes; `bins` is less than 1; a label is out of range; probabilities are nan,
-            negative or do not add up to 1. ``mx.compile`` and ``mx.vmap`` hide the values
-            from these checks.
+            integers; `bins` or `ignore` is not an int.
+        ValueError: the shapes do not match; there are no examples, or all are ignored;
+            there are fewer than two classes; `bins` is less than 1; a label is out of
+            range; probabilities are nan, negative or do not add up to 1. ``mx.compile`` and
+            ``mx.vmap`` hide the values from these checks.
 
     Example:
         >>> import mlx.core as mx
@@ -50,12 +53,12 @@ def reliability_curve(
     Source: DeGroot and Fienberg, "The comparison and evaluation of forecasters", The
     Statistician 32, 1983.
     """
-    confidence, right, examples = _sums_in_bins(probabilities, labels, bins)
-    return Reliability(confidence / examples, right / examples, examples.astype(mx.int32))
+    confidence, right, examples = _sums_in_bins(probabilities, labels, bins, ignore)
+    return Reliability(confidence / examples, right / examples, examples)
 
 
 def expected_calibration_error(
-    probabilities: mx.array, labels: mx.array, bins: int = 15
+    probabilities: mx.array, labels: mx.array, bins: int = 15, *, ignore: int | None = None
 ) -> mx.array:
     """Returns the mean gap between confidence and accuracy over examples in bins.
 
@@ -73,11 +76,13 @@ def expected_calibration_error(
     Source: Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks",
     ICML 2017, equation 3.
     """
-    confidence, right, examples = _sums_in_bins(probabilities, labels, bins)
+    confidence, right, examples = _sums_in_bins(probabilities, labels, bins, ignore)
     return mx.abs(confidence - right).sum() / examples.sum()
 
 
-def negative_log_likelihood(probabilities: mx.array, labels: mx.array) -> mx.array:
+def negative_log_likelihood(
+    probabilities: mx.array, labels: mx.array, *, ignore: int | None = None
+) -> mx.array:
     """Returns the mean of ``-log(p)``, where ``p`` is the probability of the true class.
 
     The value is a float32, in nats. Lower is better; inf means that a true class has the
@@ -93,12 +98,14 @@ def negative_log_likelihood(probabilities: mx.array, labels: mx.array) -> mx.arr
     Source: the logarithmic score: Good, "Rational decisions", Journal of the Royal
     Statistical Society B 14, 1952.
     """
-    _check_labelled(probabilities, labels)
-    given = mx.take_along_axis(probabilities, labels[..., None], axis=-1)
-    return mean(-mx.log(mx.minimum(given.astype(mx.float32), 1)))
+    probabilities, labels, kept = _labelled(probabilities, labels, ignore)
+    given = mx.take_along_axis(probabilities, labels[..., None], axis=-1).squeeze(-1)
+    return mean(-mx.log(mx.minimum(given.astype(mx.float32), 1)), kept)
 
 
-def brier_score(probabilities: mx.array, labels: mx.array) -> mx.array:
+def brier_score(
+    probabilities: mx.array, labels: mx.array, *, ignore: int | None = None
+) -> mx.array:
     """Returns the mean over examples of the squared distance to the one-hot label.
 
     The value is a float32 from 0 to 2. Lower is better. Args and raises as
@@ -114,23 +121,36 @@ def brier_score(probabilities: mx.array, labels: mx.array) -> mx.array:
     Source: Brier, "Verification of forecasts expressed in terms of probability", Monthly
     Weather Review 78, 1950.
     """
-    _check_labelled(probabilities, labels)
+    probabilities, labels, kept = _labelled(probabilities, labels, ignore)
     one_hot = labels[..., None] == mx.arange(probabilities.shape[-1])
-    return mean(((probabilities.astype(mx.float32) - one_hot) ** 2).sum(-1))
+    return mean(total((probabilities.astype(mx.float32) - one_hot) ** 2, -1), kept)
 
 
-def _sums_in_bins(probabilities: mx.array, labels: mx.array, bins: int) -> mx.array:
+def _sums_in_bins(
+    probabilities: mx.array, labels: mx.array, bins: int, ignore: int | None
+) -> tuple[mx.array, mx.array, mx.array]:
     """Returns the sums of confidences, right predictions and examples in each bin."""
-    _check_labelled(probabilities, labels)
+    probabilities, labels, kept = _labelled(probabilities, labels, ignore)
     bins = as_count(bins, "bins")
     confidence = probabilities.max(-1).flatten().astype(mx.float32)
     right = (probabilities.argmax(-1) == labels).flatten()
     bin_of_each = (confidence[:, None] > mx.arange(1, bins) / bins).sum(1)
-    values = mx.stack([confidence, right, mx.ones_like(confidence)], axis=1)
-    return total_by_bin(values, bin_of_each, bins).T
+    # Not mx.ones_like: under mx.vmap, MLX adds what is no batch at wrong places.
+    counted = bin_of_each >= 0 if kept is None else kept.flatten()
+    return (
+        total_by_bin(confidence * counted, bin_of_each, bins),
+        count_by_bin(right & counted, bin_of_each, bins),
+        count_by_bin(counted, bin_of_each, bins),
+    )
 
 
-def _check_labelled(probabilities: object, labels: object) -> None:
+def _labelled(
+    probabilities: mx.array, labels: mx.array, ignore: int | None
+) -> tuple[mx.array, mx.array, mx.array | None]:
+    """Checks probabilities and labels; the third array is false for ignored examples.
+
+    What is ignored gets a label and probabilities that no function makes nan or inf.
+    """
     probabilities = as_array(probabilities, "probabilities")
     labels = as_array(labels, "labels")
     if not mx.issubdtype(labels.dtype, mx.integer):
@@ -146,14 +166,24 @@ def _check_labelled(probabilities: object, labels: object) -> None:
             "one example. For one probability p: mx.stack([1 - p, p], axis=-1); for "
             "one-hot labels: mx.argmax(labels, axis=-1)."
         )
+    # An array of uint8 cannot be compared with 300, or with -100.
+    labels = labels.astype(mx.int64)
+    kept = None
+    if ignore is not None:
+        ignore = as_integer(ignore, "ignore")
+        kept = labels != ignore
+        what = f"labels that are all {ignore}, which is ignored"
+        refuse_where(~kept.any(), what, "Expected at least one other.")
+        labels = mx.where(kept, labels, 0)
+        probabilities = mx.where(kept[..., None], probabilities, 1 / classes)
     refuse_where(
         (labels < 0) | (labels >= classes),
         f"a label outside [0, {classes})",
-        "If labels count from 1: labels - 1. To leave out examples without a label: "
-        "array[kept], with kept = mx.array(np.flatnonzero(labels >= 0)).",
+        "If labels count from 1: labels - 1. To leave out what has no label, but 255: "
+        "ignore=255.",
     )
     # Comparisons with nan are false, so test for what is right.
-    sums = probabilities.astype(mx.float32).sum(-1)
+    sums = total(probabilities.astype(mx.float32), -1)
     rounding = 1e-2 if probabilities.dtype == mx.float32 else 1e-1
     right = (probabilities >= 0).all(-1) & (mx.abs(sums - 1) < rounding)
     refuse_where(
@@ -161,3 +191,4 @@ def _check_labelled(probabilities: object, labels: object) -> None:
         "probabilities that are nan, negative or do not add up to 1",
         "If they are logits: mx.softmax(logits.astype(mx.float32), axis=-1).",
     )
+    return probabilities, labels, kept

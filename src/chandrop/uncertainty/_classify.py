@@ -4,7 +4,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from chandrop.uncertainty._checks import Index, as_array, in_sample, refuse_where
-from chandrop.uncertainty._sums import RunningMean
+from chandrop.uncertainty._sums import RunningMean, total
 
 
 class Classification(NamedTuple):
@@ -99,7 +99,7 @@ class RunningClassification:
         # The log-probabilities, but for the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
         weights = mx.exp(logarithms)
-        normalizer = weights.sum(-1)
+        normalizer = total(weights, -1)
         what = "logits that are nan, inf or all -inf"
         refuse_where(~mx.isfinite(normalizer), what, name=name)
         probabilities = weights / normalizer[..., None]
@@ -126,4 +126,4 @@ class RunningClassification:
 def _cross_entropy(probabilities: mx.array, logarithms: mx.array) -> mx.array:
     # 0 * log(0) counts as 0, not nan.
     logarithms = mx.where(probabilities > 0, logarithms, 0)
-    return -(probabilities * logarithms).sum(-1)
+    return -total(probabilities * logarithms, -1)

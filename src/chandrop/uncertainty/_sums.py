@@ -1,6 +1,7 @@
 """Sums and means of many numbers.
 
-MLX adds float32 numbers one by one: on the CPU, the sum of 10^7 times 0.1 is off by 9 %.
+MLX adds float32 numbers one by one: on the CPU, the sum of 10^7 times 0.1 is off by 9 %,
+and the entropy of 50,257 equal classes by 4e-3.
 These functions add blocks, and then the sums of the blocks, which keeps the rounding small.
 """
 
@@ -9,23 +10,32 @@ import mlx.core as mx
 _BLOCK = 32
 
 
-def mean(values: mx.array) -> mx.array:
-    """Returns the mean of all `values`."""
-    return total(values.flatten()) / values.size
+def mean(values: mx.array, kept: mx.array | None = None) -> mx.array:
+    """Returns the mean of all `values`, or of those `kept`."""
+    if kept is None:
+        return total(values.flatten()) / values.size
+    return total((values * kept).flatten()) / kept.sum()
 
 
-def total(values: mx.array) -> mx.array:
-    """Returns the sum along axis 0."""
-    while len(values) > _BLOCK:
-        values = _blocks(values).sum(1)
-    return values.sum(0)
+def total(values: mx.array, axis: int = 0) -> mx.array:
+    """Returns the sum along an axis."""
+    axis %= values.ndim
+    while values.shape[axis] > _BLOCK:
+        values = _blocks(values, axis).sum(axis + 1)
+    return values.sum(axis)
 
 
 def total_by_bin(values: mx.array, bins: mx.array, n: int) -> mx.array:
-    """Returns the sums along axis 0 of the `values` in bin 0, 1, ..., n - 1."""
+    """Returns the sums of the `values`, a vector, in bin 0, 1, ..., n - 1."""
     blocks = mx.arange(len(values)) // _BLOCK
-    sums = mx.zeros((-(-len(values) // _BLOCK), n, *values.shape[1:]))
+    sums = mx.zeros((-(-len(values) // _BLOCK), n))
     return total(sums.at[blocks, bins].add(values))
+
+
+def count_by_bin(counted: mx.array, bins: mx.array, n: int) -> mx.array:
+    """Returns how many are `counted` in bin 0, 1, ..., n - 1, exactly, as int32."""
+    counts = mx.zeros(n, dtype=mx.int32)
+    return counts.at[bins].add(counted.astype(mx.int32))
 
 
 def cumulative(values: mx.array) -> mx.array:
@@ -86,7 +96,9 @@ class RunningVariance:
         return [self._first, self._difference, self.variance]
 
 
-def _blocks(values: mx.array) -> mx.array:
+def _blocks(values: mx.array, axis: int = 0) -> mx.array:
     # Not mx.pad, which old versions of MLX cannot vmap.
-    padding = mx.zeros((-len(values) % _BLOCK, *values.shape[1:]), dtype=values.dtype)
-    return mx.unflatten(mx.concatenate([values, padding]), 0, (-1, _BLOCK))
+    shape = list(values.shape)
+    shape[axis] = -shape[axis] % _BLOCK
+    padding = mx.zeros(shape, dtype=values.dtype)
+    return mx.unflatten(mx.concatenate([values, padding], axis), axis, (-1, _BLOCK))
