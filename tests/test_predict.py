@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from subjects import assert_same, normal
 
+import chandrop
 from chandrop.functional import dropout, dropout2d
 from chandrop.nn import Dropout, Dropout2d, functional_call, get_keys
 from chandrop.random import fold_in
@@ -140,9 +141,6 @@ def test_chosen_layers(model, keys, x):
     model.eval()
     model.channels = nn.Identity()
     assert_close(last, predict(model, keys, x))
-    off = predict(model, keys, x, dropout=False)
-    assert off.mutual_information.max() < 1e-5
-    assert mx.allclose(off.probabilities, mx.softmax(model(x), axis=-1), atol=1e-6)
 
 
 class InTraining(nn.Module):
@@ -452,17 +450,87 @@ def test_the_advice_for_dicts(keys):
     model, x = InADict(), normal((7, 2))
     with pytest.raises(TypeError, match=r"nn\.Sequential\(model, lambda y: y\[") as error:
         predict(model, keys, x)
-    advice = str(error.value).split("in a dict: ")[1].rstrip(".")
+    advice = str(error.value).split("it holds: ")[1].rstrip(".")
     names = {"nn": nn, "predict": predict, "model": model, "keys": keys, "x": x}
     assert eval(advice, names).mutual_information.min() > 0
 
 
+class Held:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+class OfTwo(nn.Module):
+    """Of two inputs; it holds BatchNorm, and one of ``mlx.nn``'s dropouts, as models do."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 8), nn.Linear(5, 8)
+        self.norm, self.dropout, self.output = nn.BatchNorm(8), nn.Dropout(0.5), output
+
+    def __call__(self, x, z):
+        return self.output(self.dropout(self.norm(self.first(x) + self.second(z))))
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+@pytest.mark.parametrize("output", [Held, lambda y: {"logits": y}], ids=["object", "dict"])
+def test_the_advice_for_objects_and_several_inputs(output, chunk, keys):
+    one = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), output)
+    x, z = normal((7, 2)), normal((7, 5))
+    names = {"nn": nn, "chandrop": chandrop, "predict": predict, "keys": keys, "x": x}
+    with pytest.raises(TypeError, match=r"output of type (Held|dict)\.") as error:
+        predict(one, keys, x, chunk=chunk)
+    advice = str(error.value).split("it holds: ")[1].rstrip(".")
+    assert eval(advice, {**names, "model": one}).mutual_information.min() > 0
+    two = OfTwo(output)
+    with pytest.raises(TypeError, match=r"output of type (Held|dict)\.") as error:
+        predict(two, keys, (x, z), chunk=chunk)
+    names |= {"model": two, "z": z}
+    first, second = str(error.value).split("it holds: ")[1].rstrip(".").split("; ")
+    exec(first, names)
+    summary = eval(second, names)
+    # BatchNorm is in eval mode, and the keys choose the same subnetworks.
+    two.output = lambda y: y
+    assert_close(summary, predict(two, keys, (x, z)))
+    assert summary.mutual_information.min() > 0
+
+
+def test_inputs_that_are_missing(keys):
+    with pytest.raises(TypeError, match=r"missing 1 required .*'z'\. For several") as error:
+        predict(OfTwo(lambda y: y), keys, normal((7, 2)))
+    advice = str(error.value).split("a tuple: ")[1].rstrip(".")
+    names = {"predict": predict, "model": OfTwo(lambda y: y), "keys": keys}
+    assert eval(advice, {**names, "x": normal((7, 2)), "z": normal((7, 5))})
+
+
 def test_probabilities_in_place_of_logits(keys):
     model = nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.Softmax())
-    with pytest.raises(
-        ValueError, match=r"as probabilities do\..*mx\.log\(probabilities\)"
-    ):
-        predict(model, keys, normal((7, 2)))
+    for dtype in (mx.float32, mx.float16, mx.bfloat16):
+        model.set_dtype(dtype)
+        for cut in ({}, {"batch_size": 2}, {"batch_size": 3, "chunk": 4}):
+            with pytest.raises(
+                ValueError, match=r"as probabilities do\..*mx\.log\(probabilities\)"
+            ):
+                predict(model, keys, normal((7, 2)).astype(dtype), **cut)
+
+
+@each_batch
+@each_chunk
+def test_logits_that_look_like_probabilities_among_others(batch_size, chunk, keys):
+    """At the first examples, and in the first samples."""
+    x, first = mx.concatenate([mx.eye(5), mx.eye(5)[:2] * 3]), keys[:2]
+    cut = {"batch_size": batch_size, "chunk": chunk}
+
+    def network(key, x):
+        return mx.maximum(x, dropout(x, 0.5, key))
+
+    def of_samples(key, x):
+        is_first = (key[0] == first).all(-1).any()
+        return mx.where(is_first, x, 3 * x)
+
+    for function, examples in ((network, x), (of_samples, x[:5])):
+        samples = sample(lambda k, f=function, x=examples: f(k[None], x), keys)
+        assert_close(predict(function, keys, examples, **cut), classify(samples))
 
 
 def test_later_samples_may_be_like_probabilities():

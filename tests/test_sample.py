@@ -11,7 +11,7 @@ from subjects import assert_same, normal
 from chandrop.functional import dropout, dropout2d
 from chandrop.nn import Dropout, functional_call
 from chandrop.random import fold_in
-from chandrop.uncertainty import sample
+from chandrop.uncertainty import predict, sample
 
 CHUNKS = [None, 1, 2, 3, 5, 7, 8]
 
@@ -64,7 +64,165 @@ def test_chosen_layers(key):
     last = sample(model, keys, x, dropout=lambda path, layer: path == "layers.2")
     assert set(last.flatten().tolist()) == {0, 2}
     assert set(sample(model, keys, x).flatten().tolist()) == {0, 4}
-    assert_same(sample(model, keys, x, dropout=False), mx.ones((8, 1, 64)))
+
+
+@pytest.mark.parametrize("tool", [sample, predict])
+def test_arguments_that_choose_no_layers(tool, key):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
+    keys, x = mx.random.split(key, 8), mx.ones((3, 4))
+    with pytest.raises(ValueError, match=r"dropout = False.* the same.*model\.eval\(\)\(x"):
+        tool(model, keys, x, dropout=False)
+    for function in (
+        lambda path: True,
+        lambda: True,
+        lambda a, b, c: True,
+        nn.Dropout(0.5),
+    ):
+        with pytest.raises(
+            TypeError, match=r"two arguments\..*: lambda path, layer: \.\.\."
+        ):
+            tool(model, keys, x, dropout=function)
+    for function in (lambda path, layer, more=0: True, lambda *args: True):
+        tool(model, keys, x, dropout=function)
+    for kind in (nn.Dropout, Dropout):
+        with pytest.raises(TypeError, match=r"the class Dropout as dropout\.") as error:
+            tool(model, keys, x, dropout=kind)
+        tool(model, keys, x, dropout=eval(str(error.value).split("function: ")[1][:-1]))
+    with pytest.raises(
+        TypeError, match=r"the class Linear.* an instance, Linear\(\.\.\.\)"
+    ):
+        tool(nn.Linear, keys, x)
+
+
+@pytest.mark.parametrize("tool", [sample, predict])
+@pytest.mark.parametrize("flag", [1, 0, "no", None, mx.array(True)])
+def test_flags_that_are_no_bools(tool, flag, key):
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
+    keys, x = mx.random.split(key, 8), mx.ones((3, 4))
+    for name in ["progress"] + ["consistent"] * (tool is predict):
+        with pytest.raises(
+            TypeError, match=rf"Received {name} of type .*Expected True or False"
+        ):
+            tool(model, keys, x, **{name: flag})
+
+
+SWAPPED = {
+    "draws": lambda x, key: dropout(x, 0.5, key),
+    "draws with MLX": lambda x, k: x * mx.random.bernoulli(0.5, x.shape, key=k),
+    "multiplies first": lambda x, key: x @ mx.ones((4, 3)),
+    "returns it": lambda x, key: x * 1.0,
+}
+
+
+@pytest.mark.parametrize("name", SWAPPED)
+@pytest.mark.parametrize("tool", [sample, predict])
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_functions_that_take_the_key_last(tool, name, chunk, key):
+    keys, x = mx.random.split(key, 8), mx.ones((3, 4))
+    if tool is sample and name == "returns it":
+        return  # which is what was asked for
+    with pytest.raises(TypeError, match=r"The key comes first: lambda key, x: \.\.\., not"):
+        tool(SWAPPED[name], keys, x, chunk=chunk)
+
+
+def test_functions_of_keys_that_are_not_random(key):
+    def attention(rng, query, key):
+        return dropout(query @ key.T, 0.5, rng)
+
+    keys, x = mx.random.split(key, 8), mx.ones((3, 4))
+    assert sample(attention, keys, x, x).shape == (8, 3, 3)
+
+
+class Mixture(nn.Module):
+    """Chooses one of the experts for each token, as mlx-lm's layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = normal((2, 8, 3))
+
+    def __call__(self, x):
+        experts = (x.sum(-1) > 0).astype(mx.uint32)[:, None]
+        return mx.gather_mm(x[:, None, None], self.weight, rhs_indices=experts)[:, 0, 0]
+
+
+class Pooling(nn.Module):
+    def __call__(self, x):
+        return nn.MaxPool1d(3, stride=1)(x[..., None])[..., 0]
+
+
+def unmapped(name):
+    last = {
+        "QuantizedMatmul": lambda: nn.Linear(32, 3).to_quantized(group_size=32, bits=4),
+        "GatherMM": Mixture,
+        "AsStrided": Pooling,
+    }[name]()
+    width = 32 if name == "QuantizedMatmul" else 8
+    return nn.Sequential(nn.Linear(4, width), nn.Dropout(0.5), last)
+
+
+UNMAPPED = ["QuantizedMatmul", "GatherMM", "AsStrided"]
+
+
+@pytest.mark.parametrize("name", UNMAPPED)
+@pytest.mark.parametrize("tool", [sample, predict])
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_models_that_mlx_cannot_vmap(tool, name, chunk, key):
+    model, keys, x = unmapped(name), mx.random.split(key, 7), normal((5, 4))
+    one_by_one = tool(model, keys, x, chunk=1)
+    cut = {} if tool is sample else {"batch_size": 2}
+    with pytest.warns(UserWarning, match=rf"vmap {name}.*chunk=1") as warned:
+        one_by_itself = tool(model, keys, x, chunk=chunk, **cut)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    pairs = [(one_by_itself, one_by_one)]
+    if tool is predict:
+        pairs = zip(one_by_itself, one_by_one, strict=True)
+    for a, b in pairs:
+        assert mx.allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert isinstance(model.layers[1], nn.Dropout)
+
+
+@pytest.mark.parametrize("name", UNMAPPED)
+def test_models_that_mlx_cannot_vmap_within_compile(name, key, compiles):
+    model, keys, x = unmapped(name), mx.random.split(key, 3), normal((5, 4))
+    expected = sample(model, keys, x, chunk=1)
+    with pytest.warns(UserWarning, match=rf"vmap {name}") as warned:
+        compiled = mx.compile(lambda keys, x: sample(model, keys, x))
+        for _ in range(2):
+            got = compiled(keys, x)
+    assert len(warned) == 1
+    assert mx.allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_mlx_cannot_vmap_for_one_key_either(key):
+    """An mx.vmap of the function's own fails, and there is nothing to warn of."""
+    layer = nn.Linear(32, 3).to_quantized(group_size=32, bits=4)
+
+    def network(key, x):
+        return mx.vmap(layer)(dropout(x, 0.5, key))
+
+    for keys in (mx.random.split(key, 3), mx.random.split(key, 1)):
+        with pytest.raises(RuntimeError, match=r"QuantizedMatmul::vmap"):
+            sample(network, keys, mx.ones((2, 5, 32)))
+
+
+class Held:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_outputs_that_are_no_trees_of_arrays(chunk, key):
+    keys, x = mx.random.split(key, 3), normal((5, 4))
+    inner = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+    model = nn.Sequential(inner, Held)
+    with pytest.raises(TypeError, match=r"Received an output with a Held\.") as error:
+        sample(model, keys, x, chunk=chunk)
+    advice = str(error.value).split("it holds: ")[1].rstrip(".")
+    names = {"nn": nn, "sample": sample, "model": model, "keys": keys, "x": x}
+    assert eval(advice, names).shape == (3, 5, 3)
+    with pytest.raises(TypeError, match=r"Received an output with a NoneType"):
+        sample(lambda key: {"y": [key, None]}, keys, chunk=chunk)
 
 
 def test_composes_with_transforms(key, compiles):

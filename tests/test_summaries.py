@@ -11,7 +11,14 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from scipy.stats import mode as most_frequent
 
-from chandrop.uncertainty import Classification, Regression, classify, regress
+from chandrop.uncertainty import (
+    Classification,
+    Regression,
+    brier_score,
+    classify,
+    regress,
+    risk_coverage_curve,
+)
 
 
 def logits_of(samples, shape, scale=3.0, seed=0):
@@ -212,6 +219,72 @@ def test_a_sample_that_rules_all_classes_out():
     logits[1] = -math.inf
     with pytest.raises(ValueError, match=r"all -inf in sample 1\.$"):
         classify(logits)
+
+
+DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+REFUSED = r"Received logits that all .* add up to 1.*mx\.log\(probabilities\)"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000, 32_000, 151_936])
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 10.0])
+def test_probabilities_in_place_of_logits(dtype, classes, precise, scale):
+    logits = mx.array(logits_of(2, (2, classes), scale)).astype(dtype)
+    probabilities = mx.softmax(logits, axis=-1, precise=precise)
+    with pytest.raises(ValueError, match=REFUSED):
+        classify(probabilities)
+    # One that is none, in any sample and at any example, is enough.
+    probabilities[1, 1] = logits[1, 1] - 1
+    classify(probabilities)
+    classify(logits)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_logits_that_look_like_probabilities(dtype):
+    one_hot = mx.eye(3, dtype=dtype)[None]
+    with pytest.raises(ValueError, match=REFUSED):
+        classify(one_hot)
+    with pytest.raises(ValueError, match=REFUSED):
+        classify(mx.full((2, 2, 2), 0.5, dtype=dtype))
+    others = mx.array([[[0, 2, 1], [1, 0, 1], [0, 0, 0]]]).astype(dtype)
+    for axis in (0, 1):
+        logits = mx.concatenate([one_hot, others], axis=axis)
+        summary = classify(logits)
+        expected = expected_classification(np.array(logits.astype(mx.float32)))
+        np.testing.assert_allclose(summary.probabilities, expected.probabilities, rtol=1e-5)
+    for classes in (2, 1000, 32_000):
+        generator = np.random.default_rng(0)
+        for values in (
+            np.zeros((2, 5, classes)),
+            generator.uniform(size=(2, 5, classes)),
+            np.maximum(generator.normal(size=(2, 5, classes)), 0),
+            np.eye(5, classes)[None] * 5,
+        ):
+            classify(mx.array(values.astype(np.float32)).astype(dtype))
+
+
+def test_bools_are_no_numbers():
+    bools = mx.array([[True, False], [False, True]])
+    for call, name in (
+        (lambda: classify(bools), "logits"),
+        (lambda: regress(bools), "means"),
+        (lambda: regress(mx.zeros((2, 2)), bools), "variances"),
+        (lambda: brier_score(bools, mx.array([0, 1])), "probabilities"),
+    ):
+        with pytest.raises(TypeError, match=rf"Received {name} of dtype .*bool.* real num"):
+            call()
+    with pytest.raises(TypeError, match=r"Received labels of dtype .*bool.* integers"):
+        brier_score(mx.full((2, 2), 0.5), bools[0])
+    # Whether a prediction is wrong is an error of 0 or 1.
+    risk_coverage_curve(bools, mx.zeros((2, 2)))
+
+
+def test_integers_are_numbers():
+    integers = mx.array([[4, 0, -2], [1, 7, 3]])
+    for call in (classify, regress):
+        for a, b in zip(call(integers), call(integers.astype(mx.float32)), strict=True):
+            assert mx.array_equal(a, b)
 
 
 def test_negative_variances():

@@ -47,6 +47,11 @@ class BlockwiseSummary:
             mx.eval(running.arrays())
         self._samples += len(arrays[0])
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether all outputs so far look like what they must not be."""
+        return all(running.suspicious for running in self._blocks.values())
+
     def result(self) -> Any:
         """Returns the evaluated summary of all samples."""
         results = []
@@ -56,15 +61,9 @@ class BlockwiseSummary:
         flat = joined(results)
         return type(flat)(*(mx.unflatten(array, 0, self._shape) for array in flat))
 
-    def _as_arrays(self, outputs: object) -> list[mx.array]:
-        arrays = []
-        for array in outputs if isinstance(outputs, (tuple, list)) else [outputs]:
-            if not isinstance(array, mx.array):
-                raise TypeError(
-                    f"Received an output of type {type(array).__name__}. Expected an "
-                    "mx.array. For one in a dict: "
-                    'predict(nn.Sequential(model, lambda y: y["logits"]), keys, x).'
-                )
+    def _as_arrays(self, outputs: Any) -> list[mx.array]:
+        arrays = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+        for array in arrays:
             is_batch = array.shape[1:2] == (self._examples,) and array.size > 0
             if not is_batch or array.ndim < 2 + self._running.own_axes:
                 raise ValueError(
@@ -72,7 +71,6 @@ class BlockwiseSummary:
                     "examples. Expected logits (B, ..., K) or means (B, ...). For the "
                     "logit y of one class: mx.stack([mx.zeros_like(y), y], axis=-1)."
                 )
-            arrays.append(array)
         self._running.check(*arrays)
         return arrays
 

@@ -152,7 +152,7 @@ def _labelled(
     What is ignored gets a label and probabilities that no function makes nan or inf.
     """
     probabilities = as_array(probabilities, "probabilities")
-    labels = as_array(labels, "labels")
+    labels = as_array(labels, "labels", bools=True)
     if not mx.issubdtype(labels.dtype, mx.integer):
         raise TypeError(
             f"Received labels of dtype {labels.dtype}. Expected integers: "

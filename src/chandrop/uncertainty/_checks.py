@@ -16,8 +16,8 @@ def as_count(number: object, name: str) -> int:
     return count
 
 
-def as_array(array: object, name: str) -> mx.array:
-    """Rejects anything but an array of real numbers."""
+def as_array(array: object, name: str, bools: bool = False) -> mx.array:
+    """Rejects anything but an array of real numbers; `bools` are no such numbers."""
     if not isinstance(array, mx.array):
         fields = getattr(type(array), "_fields", ())
         fix = f"one of its fields, such as .{fields[0]}" if fields else f"mx.array({name})"
@@ -26,6 +26,11 @@ def as_array(array: object, name: str) -> mx.array:
         )
     if mx.issubdtype(array.dtype, mx.complexfloating):
         raise TypeError(f"Received {name} of dtype {array.dtype}. Expected real numbers.")
+    if array.dtype == mx.bool_ and not bools:
+        raise TypeError(
+            f"Received {name} of dtype {array.dtype}. Expected real numbers, not what a "
+            "comparison of them returns."
+        )
     return array
 
 
@@ -46,15 +51,19 @@ def unravel(position: int, shape: Sequence[int]) -> Index:
     return index
 
 
+def is_true(array: mx.array) -> bool:
+    """Whether an array is true; False within a trace, where nobody knows."""
+    try:
+        return bool(array.item())
+    except ValueError:  # Traces of mx.compile and mx.vmap have no values.
+        return False
+
+
 def refuse_where(
     wrong: mx.array, what: str, fix: str = "", name: Callable[[Index], str] = at
 ) -> None:
     """Raises if any of `wrong` is true, and names the first such index."""
-    try:
-        found = wrong.any().item()
-    except ValueError:  # Traces of mx.compile and mx.vmap have no values.
-        return
-    if found:
+    if is_true(wrong.any()):
         first: Any = mx.argmax(wrong.flatten()).item()
         place = name(unravel(first, wrong.shape))
         raise ValueError(f"Received {what}{place}. {fix}".rstrip())

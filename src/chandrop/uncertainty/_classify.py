@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import Index, as_array, in_sample, refuse_where
+from chandrop.uncertainty._checks import Index, as_array, in_sample, is_true, refuse_where
 from chandrop.uncertainty._sums import RunningMean, total
 
 
@@ -22,7 +22,8 @@ def classify(logits: mx.array) -> Classification:
 
     Args:
         logits: ``(S, ..., K)``, of ``K`` classes from ``S`` samples, such as subnetworks.
-            ``-inf`` rules a class out. For a single sample: ``logits[None]``.
+            ``-inf`` rules a class out. For a single sample: ``logits[None]``. Integers are
+            numbers like others, bools are not.
 
     Returns:
         A named tuple of float32 arrays. Entropies are in nats, from 0 to ``log(K)``, with
@@ -41,8 +42,8 @@ def classify(logits: mx.array) -> Classification:
     Raises:
         TypeError: `logits` is not a real ``mx.array``.
         ValueError: there are no samples, or fewer than two classes; the logits of a sample
-            contain nan or inf, rule out all classes, or are probabilities. Traces of
-            ``mx.compile`` and ``mx.vmap`` do not check values.
+            contain nan or inf, or rule out all classes; all logits of all samples are
+            probabilities. Traces of ``mx.compile`` and ``mx.vmap`` do not check values.
 
     Example:
         >>> import mlx.core as mx
@@ -59,6 +60,7 @@ def classify(logits: mx.array) -> Classification:
     RunningClassification.check(logits)
     running = RunningClassification()
     running.add(logits)
+    running.refuse(running.suspicious)
     return running.result()
 
 
@@ -72,6 +74,8 @@ class RunningClassification:
         self._probabilities = RunningMean()
         self._entropy = RunningMean()
         self._votes = mx.array(0)
+        # Whether all logits so far may be probabilities.
+        self.suspicious = True
 
     @staticmethod
     def check(*outputs: object) -> None:
@@ -90,12 +94,9 @@ class RunningClassification:
 
     def add(self, logits: mx.array, name: Callable[[Index], str] = in_sample) -> None:
         """Adds checked samples; `name` describes an index in them for an error message."""
+        if self.suspicious:
+            self.suspicious = is_true(_may_be_probabilities(logits))
         logits = logits.astype(mx.float32)
-        if self._entropy.samples == 0:
-            add_up = (mx.abs(logits.sum(-1) - 1) < 1e-5).all()
-            what = "logits that are not negative and add up to 1, as probabilities do"
-            fix = "Leave out the network's last softmax, or pass mx.log(probabilities)."
-            refuse_where(add_up & (logits >= 0).all(), what, fix)
         # The log-probabilities, but for the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
         weights = mx.exp(logarithms)
@@ -107,6 +108,16 @@ class RunningClassification:
         self._entropy.add(mx.log(normalizer) + _cross_entropy(probabilities, logarithms))
         winners = mx.argmax(logits, axis=-1, keepdims=True)
         self._votes = self._votes + (winners == mx.arange(logits.shape[-1])).sum(0)
+
+    @staticmethod
+    def refuse(suspicious: bool) -> None:
+        """Raises if all logits, of every sample and example, were `suspicious`."""
+        if suspicious:
+            raise ValueError(
+                "Received logits that all are not negative and add up to 1, as "
+                "probabilities do. Leave out the network's last softmax, or pass "
+                "mx.log(probabilities)."
+            )
 
     def arrays(self) -> list[mx.array]:
         return [self._probabilities.mean, self._entropy.mean, self._votes]
@@ -121,6 +132,21 @@ class RunningClassification:
         return Classification(
             probabilities, predictive_entropy, expected_entropy, difference, ratio
         )
+
+
+def _may_be_probabilities(logits: mx.array) -> mx.array:
+    """Whether all are what a softmax of their dtype may return."""
+    if not mx.issubdtype(logits.dtype, mx.floating):
+        eps = 0.0
+    else:
+        eps = mx.finfo(logits.dtype).eps
+    # On the CPU, MLX's softmax adds one class after another in this dtype.
+    rounding = 1e-5 + (logits.shape[-1] + 4) * eps
+    logits = logits.astype(mx.float32)
+    sums = total(logits, -1)
+    add_up = (mx.abs(sums - 1) < rounding) & (sums > 0.5)
+    in_range = (logits >= 0) & (logits <= 1 + 1e-5)
+    return add_up.all() & in_range.all()
 
 
 def _cross_entropy(probabilities: mx.array, logarithms: mx.array) -> mx.array:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import mlx.core as mx
 
+from chandrop._checks import check_flag
 from chandrop.random import Key, example_keys
 from chandrop.uncertainty._blockwise_summary import TASKS, BlockwiseSummary
 from chandrop.uncertainty._checks import as_count
@@ -13,9 +14,9 @@ from chandrop.uncertainty._sample import (
     Dropout,
     Network,
     as_function,
+    check_network,
     chunks_of,
     joined,
-    over_keys,
     progress_bar,
 )
 
@@ -87,7 +88,8 @@ def predict(
         The evaluated result of :func:`classify` or :func:`regress` for all samples.
 
     Raises:
-        TypeError: `x` or an output is not an ``mx.array``; see :func:`sample`.
+        TypeError: `x` or an output is not an ``mx.array``; `consistent` is not a bool; see
+            :func:`sample`.
         ValueError: `task` is unknown; there are no examples, or not one output per example;
             see :func:`sample`, :func:`classify` and :func:`regress`.
 
@@ -111,6 +113,8 @@ def predict(
             f'Received task = {received}. Expected "classification" or "regression". For '
             "several inputs, a tuple: predict(model, keys, (x, z))."
         )
+    check_network(fn, dropout)
+    check_flag(consistent, "consistent")
     inputs = x if isinstance(x, tuple) else (x,)
     if not all(isinstance(array, mx.array) for array in inputs):
         raise TypeError(
@@ -128,6 +132,7 @@ def predict(
     starts = range(0, examples, size)
     chunks = chunks_of(keys, chunk, fn, dropout)
     results: list[Any] = []
+    suspicious = True
     with (
         as_function(fn, dropout) as function,
         progress_bar(len(starts) * len(keys), progress) as advance,
@@ -136,10 +141,12 @@ def predict(
             batch = [array[start : start + size] for array in inputs]
             call = partial(_call, function, batch, start, consistent)
             summary = BlockwiseSummary(task, start, len(batch[0]))
-            for chosen in chunks:
-                summary.add(over_keys(call, chosen))
-                advance(len(chosen))
+            for samples, outputs in chunks.evaluate(call):
+                summary.add(outputs)
+                advance(samples)
+            suspicious = suspicious and summary.suspicious
             results.append(summary.result())
+    TASKS[task].refuse(suspicious)
     return joined(results)
 
 
@@ -153,7 +160,7 @@ def _call(
     n = len(batch[0])
     drawn = key[None] if consistent else example_keys(key, n, first_example)
     try:
-        return function(drawn, *batch)
+        output = function(drawn, *batch)
     except ValueError as error:
         if not consistent and "Expected one key" in str(error):
             hint = "consistent=False gave each example its own key."
@@ -165,3 +172,29 @@ def _call(
         else:
             raise
         raise ValueError(f"{error} {hint}") from error
+    except TypeError as error:
+        if "required positional argument" not in str(error):
+            raise
+        hint = "For several inputs, a tuple: predict(model, keys, (x, z))."
+        raise TypeError(f"{error}. {hint}") from error
+    for array in output if isinstance(output, (tuple, list)) else [output]:
+        if not isinstance(array, mx.array):
+            raise TypeError(
+                f"Received an output of type {type(array).__name__}. Expected an mx.array. "
+                f"{_selection(array, len(batch))}"
+            )
+    return output
+
+
+def _selection(output: object, inputs: int) -> str:
+    """Returns a line of code that selects an array of a model's output."""
+    item = '["logits"]' if isinstance(output, dict) else ".logits"
+    if inputs == 1:
+        line = f"predict(nn.Sequential(model, lambda y: y{item}), keys, x)."
+    else:
+        line = (
+            "model = chandrop.nn.convert(model.eval()); predict(lambda key, *x: "
+            "chandrop.nn.functional_call(model, {}, *x, key=key, dropout=True)"
+            f"{item}, keys, (x, z))."
+        )
+    return f"For one that it holds: {line}"

@@ -62,6 +62,7 @@ class RunningRegression:
 
     # How many of the last axes belong to one prediction: none.
     own_axes = 0
+    suspicious = False
 
     def __init__(self) -> None:
         self._means = RunningVariance()
@@ -100,6 +101,10 @@ class RunningRegression:
             refuse_where(wrong, "variances that are negative, nan or inf", fix, name)
             self._variances.add(variances.astype(mx.float32))
         self._means.add(means.astype(mx.float32))
+
+    @staticmethod
+    def refuse(suspicious: bool) -> None:
+        """Refuses nothing: see :class:`RunningClassification`."""
 
     def arrays(self) -> list[mx.array]:
         return [*self._means.arrays(), self._variances.mean]

@@ -1,3 +1,6 @@
+import inspect
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -6,6 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
+from chandrop._checks import check_flag
 from chandrop._mlx import vmap
 from chandrop.nn.tools._purity import checked
 from chandrop.nn.tools._subnetworks import chooses_weights, subnetworks
@@ -41,21 +45,23 @@ def sample(
             ``x += 1`` in `fn` does not change yours.
         chunk: the number of keys to evaluate at a time, which bounds the memory. It does
             not work within ``mx.compile`` and ``mx.vmap``. A chunk of 1 does not use
-            ``mx.vmap``, for models that MLX cannot vmap. Default: all keys, without
-            evaluating them; one by one for a model whose
-            :class:`chandrop.thin.ThinSequential` thins convolutions.
+            ``mx.vmap``. Default: all keys, without evaluating them; one by one, with a
+            warning, where MLX cannot vmap an operation, such as those of quantised layers;
+            one by one for a model whose :class:`chandrop.thin.ThinSequential` thins
+            convolutions.
         progress: whether to show a progress bar, which needs tqdm and evaluates each chunk.
         dropout: which dropout layers of a model are on, as for
-            :func:`chandrop.nn.functional_call`. Default: all.
+            :func:`chandrop.nn.functional_call`, but not False. Default: all.
 
     Returns:
         The outputs of `fn`, any tree of arrays, with a leading axis for the ``S`` keys.
 
     Raises:
-        TypeError: `fn` is not callable or returns an iterator; `keys` is not an array of
-            keys; `chunk` is not an int.
+        TypeError: `fn` is not callable, takes the key late or returns what is no tree of
+            arrays; `keys` is not an array of keys; `chunk` is not an int, `progress` not a
+            bool, or `dropout` not a function of two arguments.
         ValueError: there are no keys; `chunk` is less than 1; `dropout` is given for a
-            function; `fn` draws from MLX's global stream, or changes its arguments, such as
+            function, or False; `fn` draws from MLX's global stream, or changes its arguments, such as
             a key-value cache; see :func:`chandrop.nn.functional_call`.
 
     Example:
@@ -69,22 +75,79 @@ def sample(
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
-    is_lazy = chunk is None and not progress
+    check_network(fn, dropout)
     chunks = chunks_of(keys, chunk, fn, dropout)
+    is_lazy = chunk is None and progress is False
     parts = []
     with as_function(fn, dropout) as function, progress_bar(len(keys), progress) as advance:
-        for chosen in chunks:
+
+        def call(key: Key) -> Any:
             # With a batch of one key, a model has one mask for all examples.
-            drawn = chosen[:, None] if isinstance(fn, nn.Module) else chosen
-            parts.append(over_keys(lambda key: function(key, *args), drawn))
+            output = function(key[None] if isinstance(fn, nn.Module) else key, *args)
+            return tree_map(_check_array, output)
+
+        for samples, outputs in chunks.evaluate(call):
+            parts.append(outputs)
             if not is_lazy:
-                mx.eval(parts[-1])
-            advance(len(chosen))
+                mx.eval(outputs)
+            advance(samples)
     return joined(parts, is_lazy)
 
 
-def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> list[Key]:
-    """Splits keys ``(S, 2)`` into the chunks that are evaluated at a time."""
+def _check_array(output: object) -> object:
+    if not isinstance(output, mx.array):
+        raise TypeError(
+            f"Received an output with a {type(output).__name__}. Expected an mx.array, or "
+            "lists, tuples and dicts of them. For an array that it holds: "
+            "sample(nn.Sequential(model, lambda y: y.logits), keys, x)."
+        )
+    return output
+
+
+class Chunks:
+    """The keys of all samples, of which some are evaluated at a time."""
+
+    def __init__(self, keys: Key, size: int) -> None:
+        self._keys = keys
+        self._size = size
+
+    def evaluate(self, function: Callable[[Key], Any]) -> Iterator[tuple[int, Any]]:
+        """Yields how many samples there are in a chunk, and a function's outputs for them.
+
+        The outputs are those of ``mx.vmap``. Where MLX has none of an operation, the keys
+        are evaluated one by one from then on.
+        """
+        start = 0
+        while start < len(self._keys):
+            chosen = self._keys[start : start + self._size]
+            try:
+                outputs = over_keys(function, chosen)
+            except (ValueError, RuntimeError) as error:
+                operation = _not_vmapped(error)
+                if operation is None or len(chosen) == 1:
+                    raise
+                chosen = chosen[:1]
+                outputs = over_keys(function, chosen)
+                warnings.warn(
+                    f"MLX cannot vmap {operation}, so one key is evaluated after another. "
+                    "Give chunk=1 for the same without this warning.",
+                    stacklevel=3,
+                )
+                self._size = 1
+            start += len(chosen)
+            yield len(chosen), outputs
+
+
+def _not_vmapped(error: Exception) -> str | None:
+    """Returns the name of the operation that MLX cannot vmap, if that is the error."""
+    found = re.search(
+        r"\[Primitive::vmap\] Not implemented for (\w+)|\[?(\w+)::vmap\]? NYI", str(error)
+    )
+    return found and (found[1] or found[2])
+
+
+def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chunks:
+    """Checks keys ``(S, 2)``, and how many of them are evaluated at a time."""
     if not isinstance(keys, mx.array):
         fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
         raise TypeError(
@@ -102,8 +165,52 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> lis
             fn, True if dropout is None else dropout
         )
         chunk = 1 if is_slow else len(keys)
-    size = as_count(chunk, "chunk")
-    return [keys[start : start + size] for start in range(0, len(keys), size)]
+    return Chunks(keys, as_count(chunk, "chunk"))
+
+
+def check_network(fn: object, dropout: object) -> None:
+    """Raises unless `fn` can be sampled, with the layers on that `dropout` chooses."""
+    if isinstance(fn, type):
+        raise TypeError(
+            f"Received the class {fn.__name__}. Expected a model, which is an instance, "
+            f"{fn.__name__}(...), or a function of a key and an input."
+        )
+    if not callable(fn):
+        raise TypeError(
+            f"Received fn {type(fn)}. Expected a model, or a function of a key and an input."
+        )
+    if dropout is None:
+        return
+    if not isinstance(fn, nn.Module):
+        raise ValueError(
+            "Received dropout for a function. Pass the model instead, or choose in the "
+            "function: functional_call(model, {}, x, key=key, dropout=...)."
+        )
+    if dropout is False:
+        raise ValueError(
+            "Received dropout = False, with which all samples would be the same. For the "
+            "whole network: model.eval()(x)."
+        )
+    if isinstance(dropout, type):
+        raise TypeError(
+            f"Received the class {dropout.__name__} as dropout. Expected a function: "
+            f'lambda path, layer: type(layer).__name__ == "{dropout.__name__}".'
+        )
+    if callable(dropout) and not _takes_two(dropout):
+        raise TypeError(
+            "Received a function as dropout that does not take two arguments. Expected one "
+            "of a path and a layer: lambda path, layer: ..."
+        )
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind("path", "layer")
+    except TypeError:
+        return False
+    except ValueError:  # It has no signature, as some functions in C.
+        pass
+    return True
 
 
 @contextmanager
@@ -113,17 +220,25 @@ def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
         with subnetworks(fn, True if dropout is None else dropout) as function:
             yield checked(function)
         return
-    if isinstance(fn, type) or not callable(fn):
-        received = f"the class {fn.__name__}" if isinstance(fn, type) else f"fn {type(fn)}"
+    try:
+        yield checked(fn)
+    except (TypeError, ValueError) as error:
+        if not _takes_the_key_late(fn, error):
+            raise
         raise TypeError(
-            f"Received {received}. Expected a model, or a function of a key and an input."
-        )
-    if dropout is not None:
-        raise ValueError(
-            "Received dropout for a function. Pass the model instead, or choose in the "
-            "function: functional_call(model, {}, x, key=key, dropout=...)."
-        )
-    yield checked(fn)
+            f"{error} The key comes first: lambda key, x: ..., not lambda x, key: ..."
+        ) from error
+
+
+def _takes_the_key_late(function: Callable[..., Any], error: Exception) -> bool:
+    """Whether the names of the parameters, or an error, tell that they are swapped."""
+    if re.search("(a|Expected) key (of dtype|type)", str(error)):
+        return True
+    try:
+        first, *others = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return first not in ("key", "keys") and ("key" in others or "keys" in others)
 
 
 def over_keys(function: Callable[[Key], Any], keys: Key) -> Any:
@@ -152,6 +267,7 @@ def joined(parts: list[Any], is_lazy: bool = False) -> Any:
 
 @contextmanager
 def progress_bar(total: int, shown: bool) -> Iterator[Callable[[int], object]]:
+    check_flag(shown, "progress")
     if not shown:
         yield lambda samples: None
         return
