@@ -61,8 +61,9 @@ def sample(
             arrays; `keys` is not an array of keys; `chunk` is not an int, `progress` not a
             bool, or `dropout` not a function of two arguments.
         ValueError: there are no keys; `chunk` is less than 1; `dropout` is given for a
-            function, or False; `fn` draws from MLX's global stream, or changes its arguments, such as
-            a key-value cache; see :func:`chandrop.nn.functional_call`.
+            function, or False; `fn` draws from MLX's global stream, or changes its
+            arguments, such as a key-value cache; see
+            :func:`chandrop.nn.functional_call`.
 
     Example:
         >>> import mlx.core as mx
@@ -170,14 +171,14 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chu
 
 def check_network(fn: object, dropout: object) -> None:
     """Raises unless `fn` can be sampled, with the layers on that `dropout` chooses."""
-    if isinstance(fn, type):
+    if isinstance(fn, type) or not callable(fn):
+        received, instance = f"fn {type(fn)}", ""
+        if isinstance(fn, type):
+            received = f"the class {fn.__name__}"
+            instance = f", which is an instance, {fn.__name__}(...)"
         raise TypeError(
-            f"Received the class {fn.__name__}. Expected a model, which is an instance, "
-            f"{fn.__name__}(...), or a function of a key and an input."
-        )
-    if not callable(fn):
-        raise TypeError(
-            f"Received fn {type(fn)}. Expected a model, or a function of a key and an input."
+            f"Received {received}. Expected a model{instance}, or a function of a key and "
+            "an input."
         )
     if dropout is None:
         return
