@@ -1,5 +1,6 @@
 """sample: a function, or a model's subnetworks, for every key."""
 
+import copy
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -192,6 +193,69 @@ def test_models_that_mlx_cannot_vmap_within_compile(name, key, compiles):
     assert len(warned) == 1
     got = compiled(keys, x)
     assert mx.allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+class Depthwise(nn.Module):
+    """Drops weights of a grouped convolution, and layers before and after it."""
+
+    def __init__(self, axes, before):
+        super().__init__()
+        self.convolution = (nn.Conv1d if axes == 1 else nn.Conv2d)(4, 8, 3, groups=2)
+        self.before = Dropout(0.5) if before else nn.Identity()
+        self.weights, self.after = Dropout(0.5), Dropout(0.5)
+
+    def __call__(self, x):
+        part = copy.copy(self.convolution)
+        part.weight = self.weights(part.weight)
+        return self.after(part(self.before(x)))
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("axes", [1, 2])
+def test_grouped_convolutions_whose_weights_are_drawn(axes, before, key):
+    """MLX takes wrong groups for a batch of weights and an input that is none."""
+    model, keys = Depthwise(axes, before), mx.random.split(key, 3)
+    x, convolutions = normal((2, *[6] * axes, 4)), (mx.conv1d, mx.conv2d, mx.conv_general)
+    one_by_one = sample(model, keys, x, chunk=1)
+    assert mx.allclose(sample(model, keys, x), one_by_one, rtol=1e-5, atol=1e-5)
+    summaries = [predict(model, keys, x, "regression", chunk=chunk) for chunk in (1, 3)]
+    for a, b in zip(*summaries, strict=True):
+        assert mx.allclose(a, b, rtol=1e-5, atol=1e-5)
+    xs = normal((2, *x.shape))
+    mapped = mx.vmap(lambda x: sample(model, keys, x))(xs)
+    for i in range(2):
+        expected = sample(model, keys, xs[i], chunk=1)
+        assert mx.allclose(mapped[i], expected, rtol=1e-5, atol=1e-5)
+    assert convolutions == (mx.conv1d, mx.conv2d, mx.conv_general)
+
+
+def test_grouped_convolutions_of_functions(key):
+    weight, x = normal((8, 3, 3, 2)), normal((2, 6, 6, 4))
+    keys = mx.random.split(key, 3)
+    for convolve in (
+        lambda w: mx.conv2d(x, w, groups=2),
+        lambda w: mx.conv_general(x, w, 1, 0, 1, 1, 2),
+        lambda w: mx.conv2d(x, w, 1, 0, 1, 2),
+    ):
+
+        def network(key, convolve=convolve):
+            return convolve(dropout(weight, 0.5, key))
+
+        expected = mx.stack([network(key) for key in keys])
+        assert mx.allclose(sample(network, keys), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_3d_convolutions_whose_weights_are_drawn(key):
+    weight, x = normal((4, 3, 3, 3, 2)), normal((2, 5, 5, 5, 2))
+
+    def network(key, x):
+        x = dropout(x, 0.5, fold_in(key, 0))
+        return mx.conv3d(x, dropout(weight, 0.5, fold_in(key, 1)))
+
+    keys = mx.random.split(key, 3)
+    with pytest.warns(UserWarning, match=r"the weights of a 3D convolution"):
+        got = sample(network, keys, x)
+    assert mx.allclose(got, sample(network, keys, x, chunk=1), rtol=1e-5, atol=1e-5)
 
 
 def test_what_mlx_cannot_vmap_for_one_key_either(key):

@@ -20,6 +20,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._affine import affine
+from chandrop._mlx import batched_as
 from chandrop.nn import KeyedLayer
 from chandrop.thin._kept import put_kept, take_kept
 
@@ -109,6 +110,9 @@ def mix_channels(
     part.weight = weight if outputs is None else take_kept(weight, outputs, 0)
     if "bias" in layer and outputs is not None:
         part.bias = take_kept(layer.bias, outputs, 0)
+    # A convolution of volumes with groups is an error in MLX, and never silently wrong.
+    if is_convolution(layer) and x.ndim < 5:
+        x = batched_as(part.weight, x)
     y: mx.array = part(x)
     return y
 

@@ -15,6 +15,7 @@ from chandrop.nn.tools._purity import checked
 from chandrop.nn.tools._subnetworks import chooses_weights, subnetworks
 from chandrop.random import Key, check_key
 from chandrop.uncertainty._checks import as_count
+from chandrop.uncertainty._grouped_convolutions import right_groups
 
 Network = nn.Module | Callable[..., Any]
 Dropout = bool | Callable[[str, nn.Module], bool] | None
@@ -141,6 +142,8 @@ class Chunks:
 
 def _not_vmapped(error: Exception) -> str | None:
     """Returns the name of the operation that MLX cannot vmap, if that is the error."""
+    if "[conv] Can only handle groups" in str(error):
+        return "the weights of a 3D convolution"
     found = re.search(
         r"\[Primitive::vmap\] Not implemented for (\w+)|\[?(\w+)::vmap\]? NYI", str(error)
     )
@@ -245,7 +248,8 @@ def _takes_the_key_late(function: Callable[..., Any], error: Exception) -> bool:
 def over_keys(function: Callable[[Key], Any], keys: Key) -> Any:
     """Evaluates a function for every key, by ``mx.vmap`` if there is more than one."""
     if len(keys) > 1:
-        return vmap(function)(keys)
+        with right_groups():
+            return vmap(function)(keys)
     return tree_map(lambda array: array[None], function(keys[0]))
 
 
