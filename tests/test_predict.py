@@ -559,6 +559,61 @@ def test_a_function_that_calls_a_model(model, keys, x):
     assert_close(predict(network, keys, x), predict(model, keys, x))
 
 
+class Rearranged(nn.Module):
+    """Drops what is arranged otherwise than by example."""
+
+    def __init__(self, there, back):
+        super().__init__()
+        self.there, self.back = there, back
+        self.first, self.head = nn.Linear(4, 16), nn.Linear(16, 3)
+        self.hidden = [nn.Dropout(0.5)]
+
+    def __call__(self, x):
+        y = self.hidden[0](self.there(self.first(x)))
+        return self.head(self.back(y).mean(1))
+
+
+def experts(y):
+    """Sorts tokens by expert: (3, slots, channels), as a mixture of experts does."""
+    return y.flatten(0, 1)[: len(y) * 6 // 3 * 3].reshape(3, -1, 16)
+
+
+REARRANGED = {
+    "time first": (lambda y: y.swapaxes(0, 1), lambda y: y.swapaxes(0, 1)),
+    "experts": (experts, lambda y: y.reshape(-1, 6, 16)),
+}
+
+
+@pytest.mark.parametrize("name", REARRANGED)
+def test_layers_whose_axis_0_is_not_the_examples(name, keys):
+    model, x = Rearranged(*REARRANGED[name]), normal((7, 6, 4))
+    with pytest.warns(UserWarning, match=r'at "hidden\.0".* for 7 examples') as warned:
+        whole = predict(model, keys, x)
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match=r'at "hidden\.0"') as warned:
+        cut = predict(model, keys, x, batch_size=4, chunk=2)
+    assert len(warned) == 1
+    # What the warning is about.
+    assert not mx.allclose(cut.probabilities, whole.probabilities, atol=1e-3)
+    assert type(model.hidden[0]) is nn.Dropout
+    assert vars(model.hidden[0]).keys() == vars(nn.Dropout(0.5)).keys()
+
+
+RIGHT = {
+    "windows": (lambda y: y.reshape(-1, 2, 16), lambda y: y.reshape(-1, 6, 16)),
+    "tokens": (lambda y: y.flatten(0, 1), lambda y: y.reshape(-1, 6, 16)),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+@each_batch
+def test_layers_whose_axis_0_is_a_multiple_of_the_examples(name, batch_size, keys):
+    model, x = Rearranged(*RIGHT[name]), normal((7, 6, 4))
+    whole = predict(model, keys, x)
+    assert_close(predict(model, keys, x, batch_size=batch_size), whole, atol=1e-5)
+
+
 def test_dropout_is_for_models(keys, x):
     with pytest.raises(ValueError, match=r"Received dropout for a function"):
         predict(lambda key, x: x, keys, x, dropout=True)

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from chandrop._checks import check_flag
 from chandrop.random import Key, example_keys
+from chandrop.uncertainty._axis_of_examples import AxisOfExamples
 from chandrop.uncertainty._blockwise_summary import TASKS, BlockwiseSummary
 from chandrop.uncertainty._checks import as_count
 from chandrop.uncertainty._classify import Classification
@@ -75,7 +76,8 @@ def predict(
             :func:`chandrop.random.fold_in` derives more.
         keys: as for :func:`sample`, and so are `chunk`, `progress` and `dropout`.
         x: the examples, along axis 0, or a tuple of such arrays for several inputs:
-            ``model(*x)``. Dropout layers, too, must receive the examples along axis 0.
+            ``model(*x)``. Dropout layers, too, must receive the examples along axis 0; a
+            warning names one whose axis 0 has another length than a multiple of them.
         task: ``"classification"`` or ``"regression"``.
         batch_size: the number of examples to evaluate at a time. Default: all.
         chunk: the number of keys to evaluate at a time.
@@ -137,13 +139,16 @@ def predict(
         as_function(fn, dropout) as function,
         progress_bar(len(starts) * len(keys), progress) as advance,
     ):
+        axis = AxisOfExamples(fn)
         for start in starts:
             batch = [array[start : start + size] for array in inputs]
+            axis.expect(len(batch[0]))
             call = partial(_call, function, batch, start, consistent)
             summary = BlockwiseSummary(task, start, len(batch[0]))
             for samples, outputs in chunks.evaluate(call):
                 summary.add(outputs)
                 advance(samples)
+            axis.warn(len(batch[0]))
             suspicious = suspicious and summary.suspicious
             results.append(summary.result())
     TASKS[task].refuse(suspicious)
