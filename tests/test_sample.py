@@ -71,8 +71,13 @@ def test_chosen_layers(key):
 def test_arguments_that_choose_no_layers(tool, key):
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
     keys, x = mx.random.split(key, 8), mx.ones((3, 4))
-    with pytest.raises(ValueError, match=r"dropout = False.* the same.*model\.eval\(\)\(x"):
+    with pytest.raises(ValueError, match=r"dropout = False and 8 keys.* the same.*\[:1\]"):
         tool(model, keys, x, dropout=False)
+    whole = tool(model, keys[:1], x, dropout=False)
+    if tool is sample:
+        assert_same(whole[0], model.eval()(x))
+    else:
+        assert mx.allclose(whole.probabilities, mx.softmax(model.eval()(x), -1), atol=1e-6)
     for function in (
         lambda path: True,
         lambda: True,

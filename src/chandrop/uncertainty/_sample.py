@@ -52,7 +52,7 @@ def sample(
             convolutions.
         progress: whether to show a progress bar, which needs tqdm and evaluates each chunk.
         dropout: which dropout layers of a model are on, as for
-            :func:`chandrop.nn.functional_call`, but not False. Default: all.
+            :func:`chandrop.nn.functional_call`; False only for a single key. Default: all.
 
     Returns:
         The outputs of `fn`, any tree of arrays, with a leading axis for the ``S`` keys.
@@ -62,8 +62,8 @@ def sample(
             arrays; `keys` is not an array of keys; `chunk` is not an int, `progress` not a
             bool, or `dropout` not a function of two arguments.
         ValueError: there are no keys; `chunk` is less than 1; `dropout` is given for a
-            function, or False; `fn` draws from MLX's global stream, or changes its
-            arguments, such as a key-value cache; see
+            function, or False for several keys; `fn` draws from MLX's global stream, or
+            changes its arguments, such as a key-value cache; see
             :func:`chandrop.nn.functional_call`.
 
     Example:
@@ -163,6 +163,11 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chu
             f"Received keys of shape {keys.shape}. Expected (S, 2) for S >= 1 samples: "
             f"{_KEYS}."
         )
+    if dropout is False and len(keys) > 1:
+        raise ValueError(
+            f"Received dropout = False and {len(keys)} keys, so that all samples would be "
+            "the same. For the whole network, one is enough: keys[:1]."
+        )
     if chunk is None:
         # MLX is slow, or fails, where it vmaps the weights of a convolution.
         is_slow = isinstance(fn, nn.Module) and chooses_weights(
@@ -189,11 +194,6 @@ def check_network(fn: object, dropout: object) -> None:
         raise ValueError(
             "Received dropout for a function. Pass the model instead, or choose in the "
             "function: functional_call(model, {}, x, key=key, dropout=...)."
-        )
-    if dropout is False:
-        raise ValueError(
-            "Received dropout = False, with which all samples would be the same. For the "
-            "whole network: model.eval()(x)."
         )
     if isinstance(dropout, type):
         raise TypeError(
