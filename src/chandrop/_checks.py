@@ -22,14 +22,6 @@ def as_integer(number: object, name: str, expected: str = "an int") -> int:
     )
 
 
-def check_flag(flag: object, name: str) -> None:
-    """Raises unless `flag` is a bool."""
-    if not isinstance(flag, bool):
-        raise TypeError(
-            f"Received {name} of type {type(flag).__name__}. Expected True or False."
-        )
-
-
 def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
     """Converts a sequence of integers, or an array of them, to a tuple; rejects bools."""
     if isinstance(sequence, (tuple, list, range)) or hasattr(sequence, "shape"):

@@ -51,6 +51,8 @@ class CallContext(NamedTuple):
     # The transforms in which MLX's global stream was drawn from.
     global_draws: set[str] | None = None
     tool_call: ToolCall | None = None
+    # What a tool calls with the path, the input and the key of a layer that draws.
+    observe: Callable[[str | None, object, Key], None] | None = None
 
 
 # Most calls have nothing around them: layers then skip the rest.

@@ -135,20 +135,20 @@ def predict(
     chunks = chunks_of(keys, chunk, fn, dropout)
     results: list[Any] = []
     suspicious = True
+    axis = AxisOfExamples()
     with (
-        as_function(fn, dropout) as function,
+        as_function(fn, dropout, axis.observe) as function,
         progress_bar(len(starts) * len(keys), progress) as advance,
     ):
-        axis = AxisOfExamples(fn)
         for start in starts:
             batch = [array[start : start + size] for array in inputs]
-            axis.expect(len(batch[0]))
+            axis.examples = len(batch[0])
             call = partial(_call, function, batch, start, consistent)
             summary = BlockwiseSummary(task, start, len(batch[0]))
             for samples, outputs in chunks.evaluate(call):
                 summary.add(outputs)
                 advance(samples)
-            axis.warn(len(batch[0]))
+            axis.warn()
             suspicious = suspicious and summary.suspicious
             results.append(summary.result())
     TASKS[task].refuse(suspicious)

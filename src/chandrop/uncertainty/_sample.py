@@ -195,33 +195,16 @@ def check_network(fn: object, dropout: object) -> None:
             "Received dropout for a function. Pass the model instead, or choose in the "
             "function: functional_call(model, {}, x, key=key, dropout=...)."
         )
-    if isinstance(dropout, type):
-        raise TypeError(
-            f"Received the class {dropout.__name__} as dropout. Expected a function: "
-            f'lambda path, layer: type(layer).__name__ == "{dropout.__name__}".'
-        )
-    if callable(dropout) and not _takes_two(dropout):
-        raise TypeError(
-            "Received a function as dropout that does not take two arguments. Expected one "
-            "of a path and a layer: lambda path, layer: ..."
-        )
-
-
-def _takes_two(function: Callable[..., Any]) -> bool:
-    try:
-        inspect.signature(function).bind("path", "layer")
-    except TypeError:
-        return False
-    except ValueError:  # It has no signature, as some functions in C.
-        pass
-    return True
 
 
 @contextmanager
-def as_function(fn: Network, dropout: Dropout) -> Iterator[Callable[..., Any]]:
+def as_function(
+    fn: Network, dropout: Dropout, observe: Callable[..., None] | None = None
+) -> Iterator[Callable[..., Any]]:
     """Yields `fn`, or a model's subnetworks, as a function that is checked to be pure."""
     if isinstance(fn, nn.Module):
-        with subnetworks(fn, True if dropout is None else dropout) as function:
+        on = True if dropout is None else dropout
+        with subnetworks(fn, on, observe) as function:
             yield checked(function)
         return
     try:

@@ -141,6 +141,8 @@ class KeyedLayer(nn.Module):
             advanced, key = _split(own_key)
             if context is not NO_CONTEXT:
                 key = record_draw(self, own_key, key)
+                if context.observe is not None:
+                    context.observe(path, x, key)
             y = draw(x, key)
         except (TypeError, ValueError) as error:
             if not path or type(error) not in (TypeError, ValueError):

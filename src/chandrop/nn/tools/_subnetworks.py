@@ -5,6 +5,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop.nn._call_context import in_context
 from chandrop.nn._containers import containers
 from chandrop.nn._snapshot import restored_on_exit
 from chandrop.nn._threads import model_lock
@@ -12,12 +13,16 @@ from chandrop.nn.tools._convert import OURS, convert_layer, mlx_dropouts
 from chandrop.nn.tools._functional_call import Choice, functional_call
 from chandrop.nn.tools._layers_by_path import check_choice, choose, quoted
 from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
+from chandrop.random import Key
 
 
 @contextmanager
-def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any]]:
+def subnetworks(
+    model: nn.Module, dropout: Choice, observe: Callable[..., None] | None = None
+) -> Iterator[Callable[..., Any]]:
     """Yields a function of a key and inputs; each key selects one subnetwork of a model.
 
+    It calls ``observe(path, x, key)`` for each layer that draws.
     Until exit, the layers of ``mlx.nn`` are converted, and all of the model is in eval mode
     but the layers that `dropout` chooses, as in :func:`functional_call`.
     """
@@ -39,9 +44,12 @@ def subnetworks(model: nn.Module, dropout: Choice) -> Iterator[Callable[..., Any
         check_has_layers(model, layers)
         if dropout is not False:
             _check_chosen(layers if dropout is True else choose(layers, dropout, "dropout"))
-        yield lambda key, *inputs: functional_call(
-            model, {}, *inputs, key=key, dropout=dropout
-        )
+
+        def subnetwork(key: Key, *inputs: Any) -> Any:
+            with in_context(observe=observe):
+                return functional_call(model, {}, *inputs, key=key, dropout=dropout)
+
+        yield subnetwork
 
 
 def _check_chosen(layers: dict[str, Any]) -> None:
