@@ -51,7 +51,7 @@ def choose(
     layers: Mapping[str, Layer], function: Callable[[str, nn.Module], bool], name: str
 ) -> dict[str, Layer]:
     """Returns the layers for which a function, given as the argument `name`, is true."""
-    check_choice(function, name)
+    check_choice(function, name, layers)
     chosen = {path: layer for path, layer in layers.items() if function(path, layer)}
     if not chosen:
         raise ValueError(
@@ -61,16 +61,16 @@ def choose(
     return chosen
 
 
-def check_choice(function: object, name: str) -> None:
+def check_choice(function: object, name: str, layers: Iterable[str]) -> None:
     """Raises unless `function` takes a path and a layer."""
     if isinstance(function, type) or not _takes_path_and_layer(function):
         kind = function if isinstance(function, type) else nn.Dropout
         module = "nn." if kind.__module__.startswith("mlx.nn") else ""
         raise TypeError(
             f"Received {name} = {function!r}. Expected "
-            f"{'True, False, None or ' if name == 'dropout' else ''}a function of a path "
-            f"and a layer: {name}=lambda path, layer: isinstance(layer, "
-            f"{module}{kind.__name__})."
+            f"{'True, False, None or ' if name == 'dropout' else ''}a function of a path, "
+            f"one of {quoted(layers) or 'none'}, and a layer: {name}=lambda path, layer: "
+            f"isinstance(layer, {module}{kind.__name__})."
         )
 
 

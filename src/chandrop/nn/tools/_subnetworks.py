@@ -9,9 +9,10 @@ from chandrop.nn._call_context import in_context
 from chandrop.nn._containers import containers
 from chandrop.nn._snapshot import restored_on_exit
 from chandrop.nn._threads import model_lock
-from chandrop.nn.tools._convert import OURS, convert_layer, mlx_dropouts
+from chandrop.nn.layers._keyed_layer import KeyedLayer
+from chandrop.nn.tools._convert import MLX_DROPOUTS, OURS, convert_layer, mlx_dropouts
 from chandrop.nn.tools._functional_call import Choice, functional_call
-from chandrop.nn.tools._layers_by_path import check_choice, choose, quoted
+from chandrop.nn.tools._layers_by_path import check_choice, choose, layers_by_path, quoted
 from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 from chandrop.random import Key
 
@@ -75,7 +76,8 @@ def chooses_weights(model: nn.Module, dropout: Choice) -> bool:
     with model_lock:
         layers = keyed_layers(model)
         if not isinstance(dropout, bool):
-            check_choice(dropout, "dropout")
+            all_layers = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
+            check_choice(dropout, "dropout", all_layers)
             layers = {path: m for path, m in layers.items() if dropout(path, m)}
         on = {id(m) for m in layers.values() if dropout is not False and not m._keeps_all()}
         return any(
