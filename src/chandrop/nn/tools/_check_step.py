@@ -251,8 +251,6 @@ def _check_ranks_differ(
     keys: dict[str, str], dropping: list[str], advancing: list[str]
 ) -> None:
     """Raises if layers that draw by their own keys hold the same on several ranks."""
-    if not mx.distributed.is_available():
-        return
     ranks = mx.distributed.init()
     if ranks.size() == 1:
         return

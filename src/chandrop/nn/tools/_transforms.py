@@ -100,9 +100,8 @@ def vmap(fun: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> _Trans
         if length == 0:
             # MLX's random functions divide by it.
             raise ValueError(
-                "Received arguments of length 0: vmap over 0 members, in which a random "
-                "draw would end the process (SIGFPE). Expected at least one; for a batch "
-                "that may be empty, skip the call."
+                "Received arguments of length 0: vmap over 0 members, where a random draw "
+                "ends the process (SIGFPE). Skip the call for an empty batch."
             )
 
         def member(index: mx.array, *args: Any) -> Any:
