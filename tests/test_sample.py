@@ -85,13 +85,13 @@ def test_arguments_that_choose_no_layers(tool, key):
         nn.Dropout(0.5),
     ):
         with pytest.raises(
-            TypeError, match=r"two arguments\..*: lambda path, layer: \.\.\."
+            TypeError, match=r"a function of a path.*lambda path, layer"
         ):
             tool(model, keys, x, dropout=function)
     for function in (lambda path, layer, more=0: True, lambda *args: True):
         tool(model, keys, x, dropout=function)
     for kind in (nn.Dropout, Dropout):
-        with pytest.raises(TypeError, match=r"the class Dropout as dropout\.") as error:
+        with pytest.raises(TypeError, match=r"Received dropout = <class .*Dropout") as error:
             tool(model, keys, x, dropout=kind)
         tool(model, keys, x, dropout=eval(str(error.value).split("function: ")[1][:-1]))
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_flags_that_are_no_bools(tool, flag, key):
     keys, x = mx.random.split(key, 8), mx.ones((3, 4))
     for name in ["progress"] + ["consistent"] * (tool is predict):
         with pytest.raises(
-            TypeError, match=rf"Received {name} of type .*Expected True or False"
+            TypeError, match=rf"Received {name} = .*Expected True or False"
         ):
             tool(model, keys, x, **{name: flag})
 
