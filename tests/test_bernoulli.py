@@ -89,6 +89,14 @@ def test_thresholds_of_many_rates():
         assert_threshold(p)
 
 
+@pytest.mark.parametrize("p", [0.3, 2**-32])
+def test_the_words_at_the_threshold(p, key, monkeypatch):
+    last = int(_threshold(p)[1][0])
+    words = mx.array([[last, last + 1]], mx.uint32)
+    monkeypatch.setattr(mx.random, "split", lambda key, n: words)
+    assert bernoulli((2,), key, p).flatten().tolist() == [True, False]
+
+
 def test_mlx_compares_so(key):
     """The comparison that the threshold stands for, with the words that MLX draws."""
     words = np.array(mx.random.split(key, 2**19).flatten())

@@ -577,11 +577,15 @@ def test_samples_are_taken_one_after_another(key):
 
 
 @pytest.mark.parametrize(
-    ("dropout", "calls"),
-    [(None, 4), (lambda path, layer: path == "layers.2", 1)],
-    ids=["thin", "not thin"],
+    ("p", "dropout", "calls"),
+    [
+        (0.5, None, 4),
+        (0.5, lambda path, layer: path == "layers.2", 1),
+        (0, None, 1),
+    ],
+    ids=["thin", "not thin", "all kept"],
 )
-def test_what_is_not_thin_is_vmapped(dropout, calls, key):
+def test_what_is_not_thin_is_vmapped(p, dropout, calls, key):
     """What does not depend on the key is computed once."""
     counted = []
 
@@ -589,7 +593,7 @@ def test_what_is_not_thin_is_vmapped(dropout, calls, key):
         counted.append(x)
         return x
 
-    model = nn.Sequential(count, network(ThinSequential), Dropout(0.2))
+    model = nn.Sequential(count, network(ThinSequential, p), Dropout(0.2))
     sample(model, mx.random.split(key, 4), normal(IMAGES), dropout=dropout)
     assert len(counted) == calls
     counted.clear()

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import pytest
 
 from chandrop.nn import Dropout, check_step, checkpoint, functional_call
-from chandrop.uncertainty import predict
+from chandrop.uncertainty import predict, sample
 
 
 def test_tools_in_eight_threads_give_the_bits_of_one():
@@ -87,3 +87,27 @@ def test_a_plain_call_in_another_thread_meanwhile(key):
     with pytest.raises(ValueError, match="is not in the module"):
         functional_call(nn.Sequential(Dropout(), model.dropout.__call__), {}, x, key=key)
     model.dropout(x)
+
+
+def test_a_thread_waits_before_it_looks_into_the_model(key):
+    """Another may be restoring it: its lists and dicts are then empty for a moment."""
+    asked, x, keys = [], mx.ones((2, 3)), mx.random.split(key, 2)
+
+    def choose(path, layer):
+        asked.append(path)
+        return True
+
+    def meanwhile(x):
+        if not thread.is_alive() and not asked:
+            thread.start()
+            thread.join(0.2)
+            assert not asked
+        return x
+
+    model = nn.Sequential(nn.Linear(3, 3), Dropout(0.5), meanwhile)
+    thread = threading.Thread(
+        target=lambda: sample(model, keys, x, dropout=choose), daemon=True
+    )
+    functional_call(model, {}, x, key=key)
+    thread.join()
+    assert set(asked) == {"layers.1"}

@@ -162,18 +162,18 @@ def test_many_rates_equal_eager(get_key):
         assert_same(compiled, eager)
 
 
-def kernels(folder, *arguments):
+def kernels(folder, *rates, channels=4):
     """The sources of what MLX compiles for dropout after a relu, at each of the rates."""
     script = """
         import sys
         import mlx.core as mx
         from chandrop.functional import dropout2d
-        key, x = mx.random.key(0), mx.ones((2, 3, 3, 4))
-        for p in map(float, sys.argv[1:]):
+        key, x = mx.random.key(0), mx.ones((1, 3, 3, int(sys.argv[1])))
+        for p in map(float, sys.argv[2:]):
             mx.eval(mx.compile(lambda x: dropout2d(mx.maximum(x, 0), p, key))(x))
     """
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, (channels, *rates))],
         env=os.environ | {"TMPDIR": str(folder)},
         check=True,
     )
@@ -192,10 +192,14 @@ def test_a_new_rate_is_no_new_kernel(tmp_path):
 
 
 @on_cpu
-def test_the_mask_is_not_drawn_in_the_loop_over_the_input(tmp_path):
-    """Or it would be for every element anew: 13 times slower after a relu."""
-    sources = kernels(tmp_path, 0.3).values()
-    assert any("LessEqual()" in source for source in sources)
+@pytest.mark.parametrize(("channels", "comparison"), [(8, "LessEqual()"), (7, "Less()")])
+def test_the_mask_is_not_drawn_in_the_loop_over_the_input(channels, comparison, tmp_path):
+    """Or it would be for every element anew: 13 times slower after a relu.
+
+    An even number is drawn from the words of keys, an odd one by mx.random.bernoulli.
+    """
+    sources = kernels(tmp_path, 0.3, channels=channels).values()
+    assert any(comparison in source for source in sources)
     assert any("Maximum()" in source for source in sources)
     assert not any("Less" in source and "Maximum()" in source for source in sources)
 
