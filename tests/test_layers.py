@@ -196,9 +196,9 @@ def model(key=None):
 def test_the_key_is_state_and_not_a_parameter():
     network = model()
     assert any("_key" in name for name, _ in tree_flatten(network.state))
-    assert not any("_key" in name for name, _ in tree_flatten(network.parameters()))
+    assert not any("key" in name for name, _ in tree_flatten(network.parameters()))
     assert not any(
-        "_key" in name for name, _ in tree_flatten(network.trainable_parameters())
+        "key" in name for name, _ in tree_flatten(network.trainable_parameters())
     )
 
 

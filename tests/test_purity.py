@@ -283,3 +283,10 @@ def test_layers_that_draw_by_their_own_key(keys):
         mx.ones((2, 3)),
     )
     assert not mx.array_equal(samples[0], samples[1])
+
+    def locked(key, x):
+        """One mask for all samples, by a key that is given."""
+        return functional_call(model, {}, x, key=mx.random.key(1), dropout=True)
+
+    samples = sample(locked, keys, mx.ones((2, 3)))
+    assert_same(samples[0], samples[1])
