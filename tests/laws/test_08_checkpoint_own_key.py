@@ -231,6 +231,45 @@ def test_a_thin_chain_and_a_thin_branch(key):
     assert_trees_close(keys, keys_)
 
 
+class Branch(nn.Module):
+    def __init__(self, drop_path):
+        super().__init__()
+        self.drop_path = drop_path
+
+    def __call__(self, x):
+        return x + self.drop_path(x, mx.tanh)
+
+
+THIN = {
+    "a branch": Branch,
+    "a chain": lambda off: ThinSequential(
+        nn.Linear(8, 8), ThinDropout(0.5), nn.ReLU(), off, nn.Linear(8, 8)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THIN)
+def test_a_thin_layer_that_is_turned_on_before_the_recomputation(name, key):
+    """In the call it is off, and draws nothing."""
+    mx.random.seed(3)
+    off = ThinDropPath(0.5) if name == "a branch" else ThinDropout(0.5)
+    model = THIN[name](off)
+
+    def gradient(wrap):
+        rekey(model, key)
+        off.eval()
+
+        def loss(x):
+            value = (wrap(lambda x: model(x))(x) ** 2).sum()
+            off.train()
+            return value
+
+        return mx.grad(loss)(X)
+
+    checkpointed, plain = gradient(mx.checkpoint), gradient(as_it_is)
+    assert mx.allclose(checkpointed, plain, rtol=1e-4, atol=1e-5)
+
+
 CHANGES = {
     "eval mode": lambda m: m.eval(),
     "a rate": lambda m: setattr(m.blocks[0].layers[1], "p", 0.1),
