@@ -29,7 +29,7 @@ LIMITS = [
     ),
     Limit(
         "Export of a checkpointed function",
-        r"checkpoint.* export",
+        r"checkpoint.* export(ing)?",
         "Unable to serialize primitive CustomTransforms",
     ),
     Limit(
