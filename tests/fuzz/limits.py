@@ -28,6 +28,11 @@ LIMITS = [
         r"\[Primitive::vmap\] Not implemented for Depends",
     ),
     Limit(
+        "`jvp` of the gradient of a checkpoint",
+        r"checkpoint.* (grad|vjp).* jvp",
+        r"\[Primitive::jvp\] Not implemented for Depends",
+    ),
+    Limit(
         "Export of a checkpointed function",
         r"checkpoint.* export(ing)?",
         "Unable to serialize primitive CustomTransforms",
@@ -42,8 +47,11 @@ LIMITS = [
         r"export.* checkpoint.* (grad|vjp|jvp)",
         r"\[Primitive::(vjp|jvp)\] Not implemented for RandomBits",
     ),
-    # MLX's vmap of a checkpoint calls the function once more.
-    Limit("The second `vmap` of an imported function", r"export.* checkpoint.* vmap"),
+    # What is around a checkpoint calls the function once more.
+    Limit(
+        "The second `vmap` of an imported function",
+        r"export.* checkpoint.* vmap|export.* vmap.* checkpoint.* (grad|vjp|jvp)",
+    ),
 ]
 
 

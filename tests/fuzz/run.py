@@ -43,14 +43,20 @@ def run_one(arguments):
     return outcome.failure is None
 
 
+def shown(ran):
+    return f"{ran['composition']} compositions and {ran['model']} models"
+
+
+def mixed(counts, first):
+    """Gives so many programs of each kind, by kind and seed, evenly mixed."""
+    places = [(i / n, kind, first + i) for kind, n in counts.items() for i in range(n)]
+    return [(kind, seed) for _, kind, seed in sorted(places)]
+
+
 def run_many(arguments):
     """Runs all programs in worker processes, and prints what became of them."""
     counts = {"composition": arguments.compositions, "model": arguments.models}
-    programs = [
-        (kind, seed)
-        for kind, count in counts.items()
-        for seed in range(arguments.seed, arguments.seed + count)
-    ]
+    programs = mixed(counts, arguments.seed)
     workers, idle = (
         [Worker(arguments.timeout) for _ in range(arguments.jobs)],
         SimpleQueue(),
@@ -81,11 +87,11 @@ def run_many(arguments):
                     pool.shutdown(wait=False, cancel_futures=True)
                     break
             if sum(ran.values()) % 500 == 0:
-                print(f"{dict(ran)}, {failures} failed", file=sys.stderr, flush=True)
+                print(f"{shown(ran)}: {failures} failed", file=sys.stderr, flush=True)
     for worker in workers:
         worker.close()
     seconds = time.monotonic() - begin
-    print(f"{dict(ran)} from seed {arguments.seed}, in {seconds:.0f} s: {failures} failed")
+    print(f"{shown(ran)} from seed {arguments.seed}, in {seconds:.0f} s: {failures} failed")
     for limit, count in limits.most_common():
         print(f"{count:6} at a limit of MLX: {limit}")
     return failures == 0
