@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+from contextlib import suppress
 
 from fuzz.programs import Outcome, run_program
 
@@ -60,9 +61,11 @@ class Worker:
 
 def _serve(connection, folder):
     os.environ["TMPDIR"] = tempfile.tempdir = folder
-    while True:
-        kind, seed, compiles = connection.recv()
-        connection.send(run_program(kind, seed, compiles=compiles))
+    # Until the other end is closed.
+    with suppress(EOFError):
+        while True:
+            kind, seed, compiles = connection.recv()
+            connection.send(run_program(kind, seed, compiles=compiles))
 
 
 def _ending(exitcode):
