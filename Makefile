@@ -10,8 +10,10 @@ export MPLBACKEND = Agg
 
 # For example --steps 2 --members 1, to see that it runs.
 BRAIN =
+# For example --one composition 17, or --no-compile --compositions 500 --models 100.
+FUZZ =
 
-.PHONY: help demo brain test lint coverage peers mutants bench bench-short test-oldest reference clean
+.PHONY: help demo brain test lint coverage peers mutants fuzz bench bench-short test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
@@ -21,6 +23,7 @@ help:
 	@echo "make coverage     which lines and branches of src/ no test runs"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
+	@echo "make fuzz         random programs against a plain loop (about half an hour)"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
 	@echo "make bench-short  measure what the README says (under 4 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
@@ -74,6 +77,9 @@ peers: $(VENV)/peers
 
 mutants: $(VENV)/test
 	$(BIN)/python tests/mutants.py
+
+fuzz: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m fuzz.run $(FUZZ)
 
 bench: bench-short
 	$(BIN)/python benchmarks/run.py

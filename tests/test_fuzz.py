@@ -2,7 +2,6 @@
 
 import pytest
 from fuzz.programs import run_program
-from fuzz.worker import Worker
 
 PROGRAMS = {"composition": 200, "model": 50}
 

@@ -20,14 +20,16 @@ class Affine(NamedTuple):
     def shape(self):
         return self.source.shape
 
-    def times(self, factor):
-        """The output multiplied by an array of its shape."""
-        return Affine(self.scale * factor, self.shift * factor, self.source)
-
 
 def stacked(functions, axis):
     """The outputs of several functions, along a new axis."""
     return Affine(*(np.stack(parts, axis) for parts in zip(*functions, strict=True)))
+
+
+def after(first, second):
+    """What `second` makes of the output of `first`."""
+    scale, shift, source = (part.ravel()[second.source] for part in first)
+    return Affine(second.scale * scale, second.scale * shift + second.shift, source)
 
 
 def gathered(values, source, positions):

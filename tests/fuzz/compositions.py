@@ -12,7 +12,7 @@ from fuzz.definitions import fold_in, split
 from fuzz.inputs import assert_equal, random_values, random_view, rounded
 from fuzz.limits import limit_of
 from fuzz.members import random_key, random_member
-from fuzz.transforms import Export, Shapes, Vmap, random_transform
+from fuzz.transforms import Export, Place, Shapes, Twice, Vmap, random_transform
 
 
 def calls_of(transforms):
@@ -42,11 +42,14 @@ class Composition:
         self.member = member = random_member(rng, 0.5 if half else 0.9)
         shapes = Shapes(member.shape, member.key_shape, member.rate.shape, member.shape)
         state = None if member.layer is None else member.layer.state
-        self.transforms = []
+        self.transforms, self.draws = [], 1
         for _ in range(rng.integers(1, 5)):
-            transform = random_transform(rng, shapes, state, self.dtype, compiles=compiles)
+            transform = random_transform(
+                rng, shapes, state, self.dtype, self.draws, compiles=compiles
+            )
             self.transforms.append(transform)
             shapes = transform.outer
+            self.draws *= 2 if isinstance(transform, Twice) else 1
         self.shapes = shapes
         calls = range(calls_of(self.transforms))
         rounds = any(transform.rounds for transform in self.transforms)
@@ -85,25 +88,32 @@ class Composition:
             reference = transform.plain(reference)
         positions = np.arange(np.prod(self.shapes.x, dtype=int)).reshape(self.shapes.x)
         layer = self.member.layer
-        self._own_key = None if layer is None else np.array(layer._key)
+        own_key = None if layer is None else np.array(layer._key)
         for x, key, rate in zip(self.x, self.keys, self.rates, strict=True):
             y = function(x, mx.array(key), mx.array(rate))
             if layer is not None:
-                advanced, self._own_subkey = split(self._own_key)
-                if self.member.advances:
-                    self._own_key = advanced
-            affine = reference(positions, key, rate, ())
-            expected = self._evaluated(affine, x)
+                own_key = self._draw_keys(own_key)
+            expected = self._evaluated(reference(positions, key, rate, Place()), x)
             assert_equal(y, expected, exactly=self.exactly, dtype=self.dtype)
             if layer is not None:
                 np.testing.assert_array_equal(
-                    np.array(layer._key), self._own_key, "the layer's next key"
+                    np.array(layer._key), own_key, "the layer's next key"
                 )
 
-    def _define(self, positions, key, rate, members):
+    def _draw_keys(self, own_key):
+        """Splits off the keys that a layer draws with, and gives its next one."""
+        self._subkeys = []
+        for _ in range(self.draws):
+            advanced, key = split(own_key)
+            self._subkeys.append(key)
+            if self.member.advances:
+                own_key = advanced
+        return own_key
+
+    def _define(self, positions, key, rate, place):
         if self.member.layer is not None:
-            key = self._own_subkey
-            for i in members:
+            key = self._subkeys[place.draw]
+            for i in place.members:
                 key = fold_in(key, i)
         scale, shift = self.member.define(key, rate)
         return Affine(scale, shift, positions)

@@ -50,7 +50,8 @@ LIMITS = [
     # What is around a checkpoint calls the function once more.
     Limit(
         "The second `vmap` of an imported function",
-        r"export.* checkpoint.* vmap|export.* vmap.* checkpoint.* (grad|vjp|jvp)",
+        r"export.* (checkpoint|twice).* vmap|"
+        r"export.* vmap.* (twice|checkpoint.* (grad|vjp|jvp))",
     ),
 ]
 

@@ -143,11 +143,20 @@ def functional_calls(use):
     model, plain = use.models()
     given = use.changed(model.trainable_parameters())
     key = use.random_keys()
+    in_eval_mode = use.rng.random() < 0.3
+    if in_eval_mode:
+        model.eval()
+        fix_statistics(plain)
     held = {name: id(array) for name, array in tree_flatten(model.state)}
 
+    def call(parameters, x, key):
+        return functional_call(model, parameters, x, key=key, dropout=True)
+
+    if use.rng.random() < 0.3:
+        call = mx.checkpoint(call)
+
     def value(parameters, x, key):
-        y = functional_call(model, parameters, x, key=key, dropout=True)
-        return (y**2).mean()
+        return (call(parameters, x, key) ** 2).mean()
 
     received = use.compiled(mx.value_and_grad(value, argnums=(0, 1)))(given, use.x, key)
     expected = mx.value_and_grad(
@@ -157,6 +166,21 @@ def functional_calls(use):
     assert_close(received, expected, "value and gradients")
     left = {name: id(array) for name, array in tree_flatten(model.state)}
     assert left == held, "the model is not as before"
+    assert all(m.training is not in_eval_mode for m in model.modules()), "the modes"
+
+
+def functional_steps(use):
+    """A loop that is pure: parameters, with running statistics, go in and come out."""
+    model, plain = use.models()
+    parameters = model.parameters()
+    plain.update(parameters)
+    for key in mx.random.split(use.key, 2):
+        y, parameters = functional_call(
+            model, parameters, use.x, key=key, return_state=True
+        )
+        give_keys(plain, key)
+        assert_close(y, plain(use.x), "output")
+        assert_close(parameters, plain.parameters(), "parameters")
 
 
 def training(use):
@@ -183,30 +207,36 @@ def training_step(model):
 
 
 def vmapped_calls(use):
-    """An ensemble with parameters and keys of its own, and the gradient of its sum."""
+    """An ensemble with parameters and keys of its own, and its gradient."""
     model, plain = use.models()
     fix_statistics(model, plain)
     members = [use.changed(model.parameters()) for _ in range(3)]
     stacked = tree_map(lambda *arrays: mx.stack(arrays), *members)
     keys = mx.random.split(use.key, 3)
+    axes = (0, None, 0)
 
     def value(parameters, x, key):
         return (functional_call(model, parameters, x, key=key) ** 2).mean()
 
-    def total(stacked, x):
-        return mx.vmap(value, in_axes=(0, None, 0))(stacked, x, keys).sum()
+    def gradient_of_sum(stacked, x, keys):
+        def total(stacked):
+            values = mx.vmap(value, axes)(stacked, x, keys)
+            return values.sum(), values
 
-    received = use.compiled(mx.value_and_grad(total, argnums=(0, 1)))(stacked, use.x)
+        (_, values), gradients = mx.value_and_grad(total)(stacked)
+        return values, gradients
 
-    def plain_total(members, x):
-        pairs = zip(members, keys, strict=True)
-        return sum(loss(with_parameters(plain, *pair), x) for pair in pairs)
-
-    value_, (gradients, of_x) = mx.value_and_grad(plain_total, argnums=(0, 1))(
-        members, use.x
-    )
-    gradients = tree_map(lambda *arrays: mx.stack(arrays), *gradients)
-    assert_close(received, (value_, (gradients, of_x)), "value and gradients")
+    gradients = gradient_of_sum
+    # MLX has no vmap of the gradient of these.
+    if not use.block.has("checkpoint", "convolution") and use.rng.random() < 0.5:
+        gradients = mx.vmap(mx.value_and_grad(value), axes)
+    received = use.compiled(gradients)(stacked, use.x, keys)
+    for i, (parameters, key) in enumerate(zip(members, keys, strict=True)):
+        own = tree_map(lambda array, i=i: array[i], received)
+        expected = mx.value_and_grad(
+            lambda parameters, key=key: loss(with_parameters(plain, parameters, key), use.x)
+        )(parameters)
+        assert_close(own, expected, f"member {i}")
 
 
 def vmapped_own_keys(use):
@@ -254,18 +284,28 @@ def gradient_of_vmap(use):
 
 
 def cutting(use):
-    """A batch in parts gives what it gives as a whole."""
+    """A batch in parts gives the outputs and the gradient that it gives as a whole."""
     model, plain = use.models()
     if use.block.has("thin"):
         return
     fix_statistics(model, plain)
-    give_keys(plain, example_keys(use.key, BATCH))
-    whole = plain(use.x)
+    given = model.trainable_parameters()
+
+    def total(parameters, x, keys):
+        return (functional_call(model, parameters, x, key=keys) ** 2).sum()
+
+    def plain_total(parameters, x):
+        return (with_parameters(plain, parameters, keys)(x) ** 2).sum()
+
+    keys = example_keys(use.key, BATCH)
+    expected = mx.value_and_grad(plain_total)(given, use.x)
     cuts = [0, *sorted(use.rng.choice(range(1, BATCH), 2, replace=False).tolist()), BATCH]
-    for begin, end in pairwise(cuts):
-        keys = example_keys(use.key, end - begin, begin)
-        part = functional_call(model, {}, use.x[begin:end], key=keys)
-        assert_close(part, whole[begin:end], f"from {begin} to {end}")
+    step = use.compiled(mx.value_and_grad(total))
+    parts = [
+        step(given, use.x[begin:end], example_keys(use.key, end - begin, begin))
+        for begin, end in pairwise(cuts)
+    ]
+    assert_close(tree_map(lambda *p: sum(p), *parts), expected, f"cut at {cuts}")
 
 
 def converting(use):
@@ -357,6 +397,7 @@ def stacking(use):
 USES = [
     functional_calls,
     functional_calls,
+    functional_steps,
     training,
     training,
     vmapped_calls,

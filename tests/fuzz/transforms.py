@@ -1,9 +1,9 @@
 """Random transforms of MLX, each with what it makes of an affine function.
 
 ``of`` transforms a function of ``(x, key, rate)`` by MLX. ``plain`` transforms its
-reference, a function of ``(positions, key, rate, members)``: the positions in the whole
-input, keys and rates in NumPy, and the indices of the members of the vmaps around. It
-gives an :class:`Affine`.
+reference, a function of ``(positions, key, rate, place)`` that gives an :class:`Affine`:
+of the positions in the whole input, of keys and rates in NumPy, and of the place of the
+call among all of them.
 """
 
 import tempfile
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from fuzz.affine import Affine, gathered, scattered, stacked
+from fuzz.affine import Affine, after, gathered, scattered, stacked
 from fuzz.shapes import pick
 
 
@@ -25,6 +25,18 @@ class Shapes(NamedTuple):
     y: tuple[int, ...]
 
 
+class Place(NamedTuple):
+    """Which of the calls of the member one is.
+
+    Attributes:
+        members: the indices of the members of the vmaps around, the outermost first.
+        draw: the number of the call among those that follow one another.
+    """
+
+    members: tuple[int, ...] = ()
+    draw: int = 0
+
+
 @dataclass
 class Transform:
     """A transform that changes neither shapes nor values.
@@ -32,11 +44,13 @@ class Transform:
     shapes: of the function that is transformed.
     state: what the layer holds, if the function is one that draws by its own key.
     dtype: of the input.
+    draws: how often the function calls the member.
     """
 
     shapes: Shapes
     state: Any
     dtype: mx.Dtype
+    draws: int
     # Whether the result is one of arithmetic, and so rounded.
     rounds = False
 
@@ -112,14 +126,15 @@ class Vmap(Transform):
 
     def plain(self, reference):
         def looped(*arguments):
-            *arrays, members = arguments
+            *arrays, place = arguments
             each = []
             for i in range(self.length):
                 own = [
                     array if axis is None else np.asarray(array.take(i, axis))
                     for array, axis in zip(arrays, self.axes, strict=True)
                 ]
-                each.append(reference(*own, (*members, i)))
+                inside = place._replace(members=(*place.members, i))
+                each.append(reference(*own, inside))
             return stacked(each, self.out_axis)
 
         return looped
@@ -201,18 +216,38 @@ class Jvp(Transform):
         return forth
 
 
+class Twice(Transform):
+    """One call after another, the second of what the first gives."""
+
+    rounds = True
+
+    def of(self, function):
+        return lambda x, *others: function(function(x, *others), *others)
+
+    def plain(self, reference):
+        def twice(positions, key, rate, place):
+            first = reference(positions, key, rate, place)
+            among_outputs = np.arange(positions.size).reshape(positions.shape)
+            later = place._replace(draw=place.draw + self.draws)
+            return after(first, reference(among_outputs, key, rate, later))
+
+        return twice
+
+
 def _pattern(shape):
     """A few numbers, repeated, with which a product is rounded once at most."""
     return np.resize(np.array([1, -2, 0.5, 3, -1], np.float32), shape)
 
 
-def random_transform(rng, shapes, state, dtype, *, compiles):
+def random_transform(rng, shapes, state, dtype, draws, *, compiles):
     """One of them that can be for a function; those that compile take long."""
     kinds = [Vmap, Vmap, Vmap, Checkpoint]
     if dtype != mx.complex64:
         kinds += [Grad, Vjp, Jvp]
     if state is None:
         kinds.append(Export)
+    if shapes.x == shapes.y:
+        kinds.append(Twice)
     if compiles:
         kinds += [Compile, Compile]
-    return pick(rng, kinds).random(rng, shapes, state, dtype)
+    return pick(rng, kinds).random(rng, shapes, state, dtype, draws)
