@@ -65,8 +65,12 @@ def on_channels(noise, axes=(), groups=None):
 
 
 def dropping(shape, key, rate):
-    scale = _where_some_are_kept(rate, lambda p: 1 / (1 - p))
-    return _kept(shape, key, rate) * scale, np.float32(0)
+    return _kept(shape, key, rate) * scale_of_kept(rate), np.float32(0)
+
+
+def scale_of_kept(rate):
+    """What a channel that is kept is multiplied by."""
+    return _where_some_are_kept(rate, lambda p: 1 / (1 - p))
 
 
 def alpha(shape, key, rate):

@@ -214,6 +214,8 @@ def _drop_block(rng):
         mask = np.array(function(mx.ones(shape), rate, mx.array(key)))
         if mask.size and not keeps_all(p):
             assert definitions.is_of_blocks(mask, size, axes), "no union of blocks"
+            scale = definitions.scale_of_kept(p)
+            assert ((mask == 0) | (mask == scale)).all(), "another scale"
             if groups == 1:
                 alike = mask == mask.take([0], channel)
                 assert alike.all(), "one group, and blocks that differ"

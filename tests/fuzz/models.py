@@ -82,6 +82,12 @@ class ModelUse:
             return function
         return mx.compile(function, inputs=state, outputs=state)
 
+    def checkpointed(self, function):
+        """The function, at times in one checkpoint or two."""
+        for _ in range(pick(self.rng, (0, 0, 1, 2))):
+            function = mx.checkpoint(function)
+        return function
+
     def changed(self, tree):
         """Parameters like these, with other numbers."""
 
@@ -152,8 +158,7 @@ def functional_calls(use):
     def call(parameters, x, key):
         return functional_call(model, parameters, x, key=key, dropout=True)
 
-    if use.rng.random() < 0.3:
-        call = mx.checkpoint(call)
+    call = use.checkpointed(call)
 
     def value(parameters, x, key):
         return (call(parameters, x, key) ** 2).mean()
@@ -215,8 +220,13 @@ def vmapped_calls(use):
     keys = mx.random.split(use.key, 3)
     axes = (0, None, 0)
 
+    def call(parameters, x, key):
+        return functional_call(model, parameters, x, key=key)
+
+    checkpointed = use.checkpointed(call)
+
     def value(parameters, x, key):
-        return (functional_call(model, parameters, x, key=key) ** 2).mean()
+        return (checkpointed(parameters, x, key) ** 2).mean()
 
     def gradient_of_sum(stacked, x, keys):
         def total(stacked):
@@ -228,7 +238,8 @@ def vmapped_calls(use):
 
     gradients = gradient_of_sum
     # MLX has no vmap of the gradient of these.
-    if not use.block.has("checkpoint", "convolution") and use.rng.random() < 0.5:
+    hard = checkpointed is not call or use.block.has("checkpoint", "convolution")
+    if not hard and use.rng.random() < 0.5:
         gradients = mx.vmap(mx.value_and_grad(value), axes)
     received = use.compiled(gradients)(stacked, use.x, keys)
     for i, (parameters, key) in enumerate(zip(members, keys, strict=True)):
@@ -265,9 +276,15 @@ def gradient_of_vmap(use):
     fix_statistics(model, plain)
     share_keys(model, plain)
     xs = mx.stack([use.x, use.x * 0.5])
+    times = int(use.rng.integers(1, 3))
+
+    def repeated(one):
+        return one if times == 1 else lambda x: one(one(x))
+
+    call = use.checkpointed(repeated(model))
 
     def total(xs):
-        return (mx.vmap(model)(xs) ** 2).mean()
+        return (mx.vmap(call)(xs) ** 2).mean()
 
     def plain_total(xs):
         before = {path: layer.key for path, layer in plain_layers(plain).items()}
@@ -275,7 +292,7 @@ def gradient_of_vmap(use):
         for member in range(2):
             for path, layer in plain_layers(plain).items():
                 layer.key, layer.members = before[path], (member,)
-            values.append(loss(plain, xs[member]))
+            values.append(loss(repeated(plain), xs[member]))
         return sum(values) / 2
 
     received = use.compiled(mx.value_and_grad(total), model.state)(xs)

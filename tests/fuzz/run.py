@@ -57,10 +57,8 @@ def run_many(arguments):
     """Runs all programs in worker processes, and prints what became of them."""
     counts = {"composition": arguments.compositions, "model": arguments.models}
     programs = mixed(counts, arguments.seed)
-    workers, idle = (
-        [Worker(arguments.timeout) for _ in range(arguments.jobs)],
-        SimpleQueue(),
-    )
+    workers = [Worker(arguments.timeout) for _ in range(arguments.jobs)]
+    idle = SimpleQueue()
     for worker in workers:
         idle.put(worker)
 
