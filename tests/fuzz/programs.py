@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from fuzz.compositions import Composition
 from fuzz.models import ModelUse
+from fuzz.trouble import Trouble
 
-KINDS = {"composition": Composition, "model": ModelUse}
+KINDS = {"composition": Composition, "model": ModelUse, "trouble": Trouble}
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ def run_program(kind, seed, *, compiles):
     """Runs the program of a seed.
 
     Args:
-        kind: ``composition`` or ``model``.
+        kind: ``composition``, ``model``, or ``trouble`` to test the runner.
         seed: what all of the program depends on.
         compiles: whether mx.compile may be in it.
     """
