@@ -15,7 +15,7 @@ from fuzz.programs import KINDS, run_program
 from fuzz.worker import Worker
 
 # One program in so many may compile: each kernel takes a second of g++.
-COMPILED = 5
+COMPILED = 20
 
 
 def parse():

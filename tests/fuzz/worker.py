@@ -62,7 +62,7 @@ class Worker:
 def _serve(connection, folder):
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     # Until the other end is closed.
-    with suppress(EOFError):
+    with suppress(EOFError, ConnectionError):
         while True:
             kind, seed, compiles = connection.recv()
             connection.send(run_program(kind, seed, compiles=compiles))
