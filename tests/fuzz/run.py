@@ -14,8 +14,9 @@ from queue import SimpleQueue
 from fuzz.programs import KINDS, run_program
 from fuzz.worker import Worker
 
-# One program in so many may compile: each kernel takes a second of g++.
-COMPILED = 20
+# One program in so many may compile: each kernel takes a second of g++, and a model has
+# many.
+COMPILED = {"composition": 20, "model": 100}
 
 
 def parse():
@@ -31,14 +32,14 @@ def parse():
     return parser.parse_args()
 
 
-def compiles(seed, arguments):
-    return seed % COMPILED == 0 and not arguments.no_compile
+def compiles(kind, seed, arguments):
+    return seed % COMPILED.get(kind, 1) == 0 and not arguments.no_compile
 
 
 def run_one(arguments):
     """Runs one program in this process, where a debugger can follow."""
     kind, seed = arguments.one[0], int(arguments.one[1])
-    outcome = run_program(kind, seed, compiles=compiles(seed, arguments))
+    outcome = run_program(kind, seed, compiles=compiles(kind, seed, arguments))
     print(outcome.failure or outcome.limit or "passed")
     return outcome.failure is None
 
@@ -66,7 +67,7 @@ def run_many(arguments):
         kind, seed = program
         worker = idle.get()
         try:
-            return worker.run(kind, seed, compiles=compiles(seed, arguments))
+            return worker.run(kind, seed, compiles=compiles(kind, seed, arguments))
         finally:
             idle.put(worker)
 
