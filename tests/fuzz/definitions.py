@@ -65,12 +65,13 @@ def on_channels(noise, axes=(), groups=None):
 
 
 def dropping(shape, key, rate):
-    return _kept(shape, key, rate) * scale_of_kept(rate), np.float32(0)
+    scale, shift = keeping(shape, key, rate)
+    return _kept(shape, key, rate) * scale, shift
 
 
-def scale_of_kept(rate):
-    """What a channel that is kept is multiplied by."""
-    return _where_some_are_kept(rate, lambda p: 1 / (1 - p))
+def keeping(shape, key, rate):
+    """As dropping, where all is kept."""
+    return _where_some_are_kept(rate, lambda p: 1 / (1 - p)), np.float32(0)
 
 
 def alpha(shape, key, rate):

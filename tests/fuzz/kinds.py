@@ -209,12 +209,14 @@ def _drop_block(rng):
     def function(x, p, key):
         return functional.drop_block(x, p, key, size, axes, groups=groups)
 
+    scales = on_channels(definitions.keeping, axes, groups)
+
     def draw(shape, key, p):
         rate = mx.array(p) if isinstance(p, np.ndarray) else p
         mask = np.array(function(mx.ones(shape), rate, mx.array(key)))
         if mask.size and not keeps_all(p):
             assert definitions.is_of_blocks(mask, size, axes), "no union of blocks"
-            scale = definitions.scale_of_kept(p)
+            scale, _ = scales(shape, key, p)
             assert ((mask == 0) | (mask == scale)).all(), "another scale"
             if groups == 1:
                 alike = mask == mask.take([0], channel)

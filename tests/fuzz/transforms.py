@@ -246,7 +246,7 @@ def random_transform(rng, shapes, state, dtype, draws, *, compiles):
         kinds += [Grad, Vjp, Jvp]
     if state is None:
         kinds.append(Export)
-    if shapes.x == shapes.y:
+    if shapes.x == shapes.y and dtype != mx.float16:
         kinds.append(Twice)
     if compiles:
         kinds += [Compile, Compile]
