@@ -86,7 +86,9 @@ def _on_channels(name, shape, axes, groups, noise, function, layer, **others):
     if groups is not None:
         mask_shape[channel] = groups
     key_shapes = [(2,), (2,)]
-    if shape and 0 not in axes and not (groups is not None and channel == 0):
+    # The reference is a loop over the examples.
+    batched = shape and 0 not in axes and shape[0] < 1000
+    if batched and not (groups is not None and channel == 0):
         key_shapes += [(shape[0], 2), (1, 2)]
     return Kind(
         f"{name}(axes={axes}, groups={groups})",
