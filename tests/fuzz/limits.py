@@ -45,7 +45,7 @@ LIMITS = [
     Limit(
         "An imported function has lost `stop_gradient`",
         r"export.* checkpoint.* (grad|vjp|jvp)",
-        r"\[Primitive::(vjp|jvp)\] Not implemented for RandomBits",
+        r"Not implemented for RandomBits|Cannot calculate VJP with respect to indices",
     ),
     # What is around a checkpoint calls the function once more.
     Limit(
