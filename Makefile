@@ -23,7 +23,7 @@ help:
 	@echo "make coverage     which lines and branches of src/ no test runs"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
-	@echo "make fuzz         random programs against a plain loop (about half an hour)"
+	@echo "make fuzz         random programs against a plain loop (about 15 minutes)"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
 	@echo "make bench-short  measure what the README says (under 4 minutes)"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
