@@ -84,16 +84,14 @@ def test_arguments_that_choose_no_layers(tool, key):
         lambda a, b, c: True,
         nn.Dropout(0.5),
     ):
-        with pytest.raises(
-            TypeError, match=r"a function of a path.*lambda path, layer"
-        ):
+        with pytest.raises(TypeError, match=r"a function of a path.*lambda path, layer"):
             tool(model, keys, x, dropout=function)
     for function in (lambda path, layer, more=0: True, lambda *args: True):
         tool(model, keys, x, dropout=function)
     for kind in (nn.Dropout, Dropout):
-        with pytest.raises(TypeError, match=r"Received dropout = <class .*Dropout") as error:
+        with pytest.raises(TypeError, match=r"Received dropout = <class .*Drop") as error:
             tool(model, keys, x, dropout=kind)
-        tool(model, keys, x, dropout=eval(str(error.value).split("function: ")[1][:-1]))
+        tool(model, keys, x, dropout=eval(str(error.value).split("dropout=")[1][:-1]))
     with pytest.raises(
         TypeError, match=r"the class Linear.* an instance, Linear\(\.\.\.\)"
     ):
@@ -106,9 +104,7 @@ def test_flags_that_are_no_bools(tool, flag, key):
     model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5))
     keys, x = mx.random.split(key, 8), mx.ones((3, 4))
     for name in ["progress"] + ["consistent"] * (tool is predict):
-        with pytest.raises(
-            TypeError, match=rf"Received {name} = .*Expected True or False"
-        ):
+        with pytest.raises(TypeError, match=rf"Received {name} = .*Expected True or False"):
             tool(model, keys, x, **{name: flag})
 
 

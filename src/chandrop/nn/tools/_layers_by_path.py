@@ -64,13 +64,13 @@ def choose(
 def check_choice(function: object, name: str, layers: Iterable[str]) -> None:
     """Raises unless `function` takes a path and a layer."""
     if isinstance(function, type) or not _takes_path_and_layer(function):
+        # By its name, since a layer of mlx.nn may be converted by then.
         kind = function if isinstance(function, type) else nn.Dropout
-        module = "nn." if kind.__module__.startswith("mlx.nn") else ""
         raise TypeError(
             f"Received {name} = {function!r}. Expected "
             f"{'True, False, None or ' if name == 'dropout' else ''}a function of a path, "
             f"one of {quoted(layers) or 'none'}, and a layer: {name}=lambda path, layer: "
-            f"isinstance(layer, {module}{kind.__name__})."
+            f'type(layer).__name__ == "{kind.__name__}".'
         )
 
 
