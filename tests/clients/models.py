@@ -242,9 +242,9 @@ def mixture_of_experts():
 
 
 def as_trained(model):
-    """Replaces what is trained by random weights: at first adapters add nothing."""
+    """Adds noise to what is trained: at first adapters change nothing."""
     weights = model.trainable_parameters()
-    model.update(tree_map(lambda w: 0.1 * mx.random.normal(w.shape), weights))
+    model.update(tree_map(lambda w: w + 0.1 * mx.random.normal(w.shape), weights))
     return model
 
 
