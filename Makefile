@@ -6,6 +6,8 @@ OLDEST_MLX = $(shell sed -n 's/^dependencies = \["mlx>=\([0-9.]*\)".*/\1/p' pypr
 
 VENV = .venv
 BIN = $(VENV)/bin
+# The packages in it pin versions of what others need, too.
+CLIENTS = .venv-clients
 export MPLBACKEND = Agg
 
 # For example --steps 2 --members 1, to see that it runs.
@@ -13,7 +15,7 @@ BRAIN =
 # For example --one composition 17, or --no-compile --compositions 500 --models 100.
 FUZZ =
 
-.PHONY: help demo brain test lint coverage peers mutants fuzz bench bench-short test-oldest reference clean
+.PHONY: help demo brain test lint coverage peers clients clients-short mutants fuzz bench bench-short test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
@@ -22,6 +24,7 @@ help:
 	@echo "make lint         formatting, lint and types"
 	@echo "make coverage     which lines and branches of src/ no test runs"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
+	@echo "make clients      train and predict with models of mlx-lm, mlx-vlm, mlx-audio, ..."
 	@echo "make mutants      break the source on purpose: a test must notice each fault"
 	@echo "make fuzz         random programs against a plain loop (about 15 minutes)"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
@@ -44,8 +47,18 @@ $(VENV)/examples: $(VENV)/pip pyproject.toml
 
 $(VENV)/peers: $(VENV)/test pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),peers]"
-	$(BIN)/python -m pip install --quiet --no-deps mlx-image==0.1.10 # its pins are old
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/without_init timm==1.0.31 torchvision==0.29.2 # one module of each
+	@touch $@
+
+$(CLIENTS)/clients-short: pyproject.toml
+	$(MAKE) $(CLIENTS)/test VENV=$(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --editable ".[$(BACKEND),clients-short]"
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps mlx-image==0.1.10 # its pins are old
+	@touch $@
+
+$(CLIENTS)/clients: $(CLIENTS)/clients-short pyproject.toml
+	$(CLIENTS)/bin/python -m pip install --quiet --editable ".[$(BACKEND),clients]"
+	$(CLIENTS)/bin/python -m pip install --quiet --no-deps mlx-graphs==0.0.10 # its pins are old
 	@touch $@
 
 $(VENV)/bench: $(VENV)/peers $(VENV)/examples pyproject.toml
@@ -75,6 +88,12 @@ coverage: $(VENV)/test
 peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
+clients: $(CLIENTS)/clients
+	$(CLIENTS)/bin/python -m pytest tests/clients docs/clients.md
+
+clients-short: $(CLIENTS)/clients-short
+	$(CLIENTS)/bin/python -m pytest tests/clients docs/clients.md
+
 mutants: $(VENV)/test
 	$(BIN)/python tests/mutants.py
 
@@ -101,4 +120,4 @@ test-oldest:
 	$(MAKE) test VENV=.venv-oldest MLX="==$(OLDEST_MLX)"
 
 clean:
-	rm -rf .venv .venv-oldest .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-clients .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

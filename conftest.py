@@ -5,6 +5,7 @@ Each page is one namespace, in a folder of its own.
 
 import os
 import tempfile
+from importlib.util import find_spec
 
 from compiler import mx_compiles
 from sybil import Sybil
@@ -13,6 +14,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 def setup(namespace):
     namespace["mx_compiles"] = mx_compiles()
+    namespace["installed"] = lambda package: find_spec(package) is not None
     namespace["_here"] = os.getcwd()
     namespace["_folder"] = tempfile.TemporaryDirectory()
     os.chdir(namespace["_folder"].name)
