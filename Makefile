@@ -88,6 +88,7 @@ coverage: $(VENV)/test
 peers: $(VENV)/peers
 	$(BIN)/python -m pytest tests/peers
 
+# The page comes last, since mlx-lm's grad_checkpoint changes a class for good.
 clients: $(CLIENTS)/clients
 	$(CLIENTS)/bin/python -m pytest tests/clients docs/clients.md
 

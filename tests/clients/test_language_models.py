@@ -9,10 +9,13 @@ import pytest
 from clients.models import (
     RATE,
     TOKENS,
+    class_as_it_was,
     experts_with_lora,
+    llama,
     llama_with_dora,
     llama_with_lora,
     llama_with_lora_of_embeddings,
+    lora,
     quantised_llama_with_lora,
 )
 from mlx.utils import tree_unflatten
@@ -25,6 +28,7 @@ pytest.importorskip("mlx_lm")
 
 from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+from mlx_lm.tuner.trainer import grad_checkpoint
 
 KEYS = mx.random.split(mx.random.key(7), 4)
 LENGTH = 6
@@ -170,6 +174,24 @@ def test_sequences_by_one_subnetwork_each(model, chunk):
     assert_same(sample(cached, KEYS, TOKENS, chunk=1), texts)
     assert_same(sample(uncached, KEYS, TOKENS, chunk=chunk), texts)
     assert len({str(text.tolist()) for text in texts}) > 1
+
+
+def test_after_grad_checkpoint_one_key_at_a_time():
+    """mlx-lm leaves the class checkpointed, where MLX's vmap loses what a cache holds."""
+    mx.random.seed(0)
+    model = lora(llama()).eval()
+    convert(model)
+
+    def cached(key, tokens):
+        return generate(model, key, tokens)
+
+    expected = sample(cached, KEYS, TOKENS)
+    mx.eval(expected)
+    with class_as_it_was(model):
+        grad_checkpoint(model.layers[0])
+        assert_same(sample(cached, KEYS, TOKENS, chunk=1), expected)
+        with pytest.raises(RuntimeError, match="without a primitive"):
+            mx.eval(sample(cached, KEYS, TOKENS))
 
 
 def test_sequences_by_mlx_lm_s_own_generator(model):

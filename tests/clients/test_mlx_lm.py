@@ -4,7 +4,7 @@ Each body runs for LoRA, DoRA, embeddings, experts and a quantised base.
 """
 
 import json
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from functools import partial
 from io import StringIO
 
@@ -17,6 +17,7 @@ from clients.models import (
     CLIENTS,
     RATE,
     VOCABULARY,
+    class_as_it_was,
     llama,
     lora,
     mixture_of_experts,
@@ -40,17 +41,6 @@ LENGTHS = mx.array([[0, LENGTH]] * BATCH)
 @pytest.fixture(params=MODELS.values(), ids=MODELS)
 def build(request):
     return request.param
-
-
-@contextmanager
-def class_as_it_was(model):
-    """Undoes what ``grad_checkpoint`` does to the class of the blocks."""
-    kind = type(model.layers[0])
-    call = kind.__call__
-    try:
-        yield
-    finally:
-        kind.__call__ = call
 
 
 def batch(number):
