@@ -16,6 +16,7 @@ from clients.models import (
     llama_with_lora,
     llama_with_lora_of_embeddings,
     lora,
+    mixture_of_experts,
     quantised_llama_with_lora,
 )
 from mlx.utils import tree_unflatten
@@ -30,6 +31,11 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.tuner.trainer import grad_checkpoint
 
+
+def experts_with_lora_of_attention():
+    return lora(mixture_of_experts(), keys=["self_attn.q_proj", "self_attn.v_proj"])
+
+
 KEYS = mx.random.split(mx.random.key(7), 4)
 LENGTH = 6
 # Models, and the number of keys at a time.
@@ -38,6 +44,7 @@ MODELS = {
     llama_with_dora: None,
     llama_with_lora_of_embeddings: None,
     quantised_llama_with_lora: 1,
+    experts_with_lora_of_attention: 1,
 }
 CACHES = {
     "KVCache": lambda model: [KVCache() for _ in model.layers],

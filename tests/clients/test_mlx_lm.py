@@ -19,6 +19,7 @@ from clients.models import (
     VOCABULARY,
     class_as_it_was,
     llama,
+    llama_with_lora,
     lora,
     mixture_of_experts,
 )
@@ -78,10 +79,10 @@ def relative_error(left, right):
 # Its checkpointing.
 
 
-def gradients(build, checkpointed, converted=True):
+def gradients(build, times, converted=True):
     model = seeded(build, converted)
     with class_as_it_was(model):
-        if checkpointed:
+        for _ in range(times):
             grad_checkpoint(model.layers[0])
         _, gradients = nn.value_and_grad(model, default_loss)(model, *batch(0))
         gradients = dict(tree_flatten(gradients))
@@ -89,13 +90,15 @@ def gradients(build, checkpointed, converted=True):
     return gradients
 
 
-def test_gradients_under_grad_checkpoint(build):
-    assert_close(gradients(build, True), gradients(build, False), 1e-4)
+@pytest.mark.parametrize("times", [1, 2], ids=["", "again"])
+def test_gradients_under_grad_checkpoint(build, times):
+    """Each call of ``train`` checkpoints the blocks again."""
+    assert_close(gradients(build, times), gradients(build, 0), 1e-4)
 
 
 def test_without_chandrop_they_are_of_another_network(build):
     """mlx-lm's fault: if this fails, it is mended, and docs/clients.md has to say so."""
-    theirs = [gradients(build, checkpointed, converted=False) for checkpointed in (1, 0)]
+    theirs = [gradients(build, times, converted=False) for times in (1, 0)]
     error = relative_error(*theirs)
     print(f"relative error of the gradient: {error:.2f}")
     assert error > 1e-2
@@ -117,8 +120,11 @@ class Reports:
         pass
 
 
-def train_by_mlx_lm(model, folder, batches, learning_rate=1e-2, optimizer=None, **options):
+def train_by_mlx_lm(
+    model, folder, batches, learning_rate=1e-2, optimizer=None, call=None, **options
+):
     """Trains by mlx-lm's ``train``, and returns the loss of each step."""
+    call = {"iterate_batches": lambda **_: iter(batches)} | (call or {})
     reports = Reports()
     arguments = TrainingArgs(
         batch_size=BATCH,
@@ -134,8 +140,8 @@ def train_by_mlx_lm(model, folder, batches, learning_rate=1e-2, optimizer=None, 
             optimizer or optim.Adam(learning_rate),
             None,
             args=arguments,
-            iterate_batches=lambda **_: iter(batches),
             training_callback=reports,
+            **call,
         )
     return reports.losses
 
@@ -162,6 +168,22 @@ def test_steps_are_the_same_with_and_without_grad_checkpoint(
         weights.append(trainable(model))
     np.testing.assert_allclose(*losses, rtol=1e-3)
     assert_close(*weights, 1e-3)
+
+
+def test_validation_between_steps_changes_nothing(tmp_path, compiles):
+    """mlx-lm turns dropout off and on again for it."""
+    losses, validation = [], [(list(range(16)), 0)] * BATCH
+
+    def batches(dataset, **_):
+        return iter(FOUR if dataset is None else [batch(9)])
+
+    for dataset in (None, validation):
+        model = seeded(llama_with_lora)
+        options = {"val_dataset": dataset, "iterate_batches": batches}
+        losses.append(
+            train_by_mlx_lm(model, tmp_path, FOUR, steps_per_eval=1, call=options)
+        )
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("checkpointed", [False, True], ids=["", "checkpointed"])
