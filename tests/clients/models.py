@@ -80,13 +80,19 @@ def client(name: str, package: str, *inputs: Any, dropouts: int, **options: Any)
 # mlx.nn
 
 
+class Encoder(nn.TransformerEncoder):
+    def __call__(self, x):
+        return super().__call__(x, None)
+
+
 @client("mlx.nn TransformerEncoder", "mlx", VECTORS, dropouts=4)
 def transformer_encoder():
-    class Encoder(nn.TransformerEncoder):
-        def __call__(self, x):
-            return super().__call__(x, None)
-
     return Encoder(2, 16, 2, dropout=RATE)
+
+
+@client("mlx.nn TransformerEncoder, checkpointed", "mlx", VECTORS, dropouts=4)
+def checkpointed_encoder():
+    return Encoder(2, 16, 2, dropout=RATE, checkpoint=True)
 
 
 # mlx-image
