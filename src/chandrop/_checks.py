@@ -25,9 +25,10 @@ def as_integer(number: object, name: str, expected: str = "an int") -> int:
 def as_integers(sequence: Any, expected: str) -> tuple[int, ...]:
     """Converts a sequence of integers, or an array of them, to a tuple; rejects bools."""
     if isinstance(sequence, (tuple, list, range)) or hasattr(sequence, "shape"):
+        plain = sequence.tolist() if hasattr(sequence, "tolist") else sequence
         try:
-            integers = tuple(map(operator.index, sequence))
-            if bool not in map(type, sequence):
+            integers = tuple(map(operator.index, plain))
+            if bool not in map(type, plain):
                 return integers
         except TypeError:
             pass

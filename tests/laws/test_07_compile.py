@@ -201,7 +201,7 @@ def test_the_mask_is_not_drawn_in_the_loop_over_the_input(channels, comparison, 
     sources = kernels(tmp_path, 0.3, channels=channels).values()
     assert any(comparison in source for source in sources)
     assert any("Maximum()" in source for source in sources)
-    assert not any("Less" in source and "Maximum()" in source for source in sources)
+    assert not any(comparison in source and "Maximum()" in source for source in sources)
 
 
 def test_keys(key):
