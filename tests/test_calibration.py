@@ -270,7 +270,7 @@ def test_the_examples_of_a_bin_are_counted_exactly():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1])
-@pytest.mark.parametrize("n", [0, 1, 31, 32, 33, 1025])
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 1025])
 def test_sums_along_an_axis(axis, n):
     shape = [2, 3, 4]
     shape[axis] = n
