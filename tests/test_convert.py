@@ -123,7 +123,15 @@ class Own2d(nn.Dropout2d):
     pass
 
 
-@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, Own, Dropout])
+class Named(nn.Dropout):
+    """It takes two arguments, as the function does in whose place it is given."""
+
+    def __init__(self, p=0.5, name=""):
+        super().__init__(p)
+        self.name = name
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.Dropout2d, Own, Named, Dropout])
 def test_a_class_in_the_place_of_where(kind):
     model = Everywhere()
     with pytest.raises(TypeError, match=rf"where = <class .*\.{kind.__name__}'>") as error:

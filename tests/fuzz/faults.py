@@ -66,18 +66,18 @@ FAULTS = [
     Fault(
         "the members of nested vmaps are counted from the inside",
         "nn/tools/_transforms.py",
-        "members=(*surroundings.get().members, index)",
-        "members=(index, *surroundings.get().members)",
+        "members=(*call_context.get().members, index)",
+        "members=(index, *call_context.get().members)",
     ),
     Fault(
         "the index of a member is no input of a checkpoint",
-        "nn/tools/_recomputation.py",
-        "around._replace(members=tuple(indices), new=[])",
-        "around._replace(new=[])",
+        "nn/tools/_checkpoint.py",
+        "members=tuple(members), new=[]",
+        "new=[]",
     ),
     Fault(
         "what functional_call has put in is no input of a checkpoint",
-        "nn/tools/_recomputation.py",
+        "nn/tools/_checkpoint.py",
         "snapshot.restore(arrays)",
         "snapshot.restore()",
     ),
@@ -90,8 +90,8 @@ FAULTS = [
     Fault(
         "a shared layer has the largest of its paths",
         "nn/tools/_layers_by_path.py",
-        "sorted(named, key=lambda item: item[0])",
-        "sorted(named, key=lambda item: item[0], reverse=True)",
+        "sorted(model.named_modules(), key=lambda item: item[0])",
+        "sorted(model.named_modules(), key=lambda item: item[0], reverse=True)",
     ),
     Fault(
         "the part of a batch is taken for its beginning",
