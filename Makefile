@@ -14,12 +14,15 @@ export MPLBACKEND = Agg
 BRAIN =
 # For example --one composition 17, or --no-compile --compositions 500 --models 100.
 FUZZ =
+# For example --steps 2 --base-steps 2 --seeds 1.
+FINE_TUNE =
 
-.PHONY: help demo brain test lint coverage peers clients clients-short mutants fuzz bench bench-short test-oldest reference clean
+.PHONY: help demo brain fine-tune test lint coverage peers clients clients-short mutants fuzz bench bench-short test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
 	@echo "make brain        learn from a scan of the brain and draw brain_mri.png (about 3 minutes)"
+	@echo "make fine-tune    fine-tune a language model by mlx-lm and draw fine_tune.png (about 4 minutes)"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
 	@echo "make coverage     which lines and branches of src/ no test runs"
@@ -43,6 +46,10 @@ $(VENV)/test: $(VENV)/pip pyproject.toml
 
 $(VENV)/examples: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),examples]"
+	@touch $@
+
+$(VENV)/fine-tune: $(VENV)/examples
+	$(BIN)/python -m pip install --quiet --group fine-tune
 	@touch $@
 
 $(VENV)/peers: $(VENV)/test pyproject.toml
@@ -70,6 +77,9 @@ demo: $(VENV)/examples
 
 brain: $(VENV)/examples
 	$(BIN)/python examples/brain_mri.py --output brain_mri.png $(BRAIN)
+
+fine-tune: $(VENV)/fine-tune
+	$(BIN)/python examples/fine_tune.py --output fine_tune.png $(FINE_TUNE)
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
