@@ -1,28 +1,27 @@
-"""The examples of recurrent, deep and thin networks run and do what they claim."""
+"""The examples run and do what they claim; test_distributed.py has that of many ranks."""
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from tqdm import tqdm
 
-from chandrop.nn import rekey
+from chandrop.nn import get_keys, rekey
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def load(example):
     """Imports an example as a module."""
-    specification = importlib.util.spec_from_file_location(
-        example, EXAMPLES / f"{example}.py"
-    )
-    module = importlib.util.module_from_spec(specification)
+    specification = spec_from_file_location(example, EXAMPLES / f"{example}.py")
+    module = module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
 
@@ -104,6 +103,114 @@ def test_thin_network_runs(tmp_path):
     for name in ("  seconds, thin:", "  seconds, dense:"):
         assert float(line_of(output, name)) > 0
     assert 0 < float(line_of(output, "  accuracy:")) < 1
+
+
+def test_functional_style_runs(tmp_path):
+    output = output_of("functional_style.py", tmp_path, "--steps", "20")
+    assert 0.3 < float(line_of(output, "test accuracy:")) < 1
+    assert line_of(output, "same key, same parameters, twice:").strip() == "True"
+
+
+def test_modules_runs(tmp_path):
+    output = output_of("modules.py", tmp_path, "--steps", "20")
+    assert 0 < float(line_of(output, "last loss:")) < 2
+    assert 0.3 < float(line_of(output, "test accuracy:")) < 1
+
+
+def test_ensemble_runs(tmp_path):
+    """In 50 steps the members together already give likelier answers than one."""
+    output = output_of("ensemble.py", tmp_path, "--steps", "50")
+    accuracies, likelihoods = zip(
+        *(
+            map(float, re.findall(r"\d\.\d{4}", line_of(output, name)))
+            for name in (
+                "a member (mean of all)",
+                "a member's 16 subnetworks",
+                "all 8 members",
+                "all 128 subnetworks",
+            )
+        ),
+        strict=True,
+    )
+    assert all(0.7 < accuracy < 1 for accuracy in accuracies)
+    member, of_a_member, members, of_all = likelihoods
+    assert members < member
+    assert of_all < of_a_member
+
+
+@pytest.mark.parametrize("example", ["functional_style", "modules", "ensemble"])
+def test_the_three_styles_are_short(example):
+    assert len((EXAMPLES / f"{example}.py").read_text().splitlines()) < 80
+
+
+def test_the_readme_lists_all_examples():
+    """By a link, and a script also by its command."""
+    page = (EXAMPLES / "README.md").read_text()
+    for path in EXAMPLES.glob("*.py"):
+        assert f"]({path.name})" in page
+        if "def main()" in path.read_text():
+            assert f"examples/{path.name}" in page or f"make {path.stem}" in page
+
+
+needs_mlx_lm = pytest.mark.skipif(
+    not (find_spec("mlx_lm") and find_spec("matplotlib")),
+    reason="it needs mlx-lm and matplotlib, which `make fine-tune` installs",
+)
+
+
+@needs_mlx_lm
+def test_fine_tune_runs(tmp_path):
+    steps = ("--steps", "4", "--base-steps", "2", "--seeds", "2")
+    output = output_of("fine_tune.py", tmp_path, *steps)
+    runs = [
+        [float(loss) for loss in line_of(output, name).split()]
+        for name in (
+            "no checkpointing",
+            "mlx-lm's checkpointing alone",
+            "mlx-lm's checkpointing and chandrop",
+        )
+    ]
+    for losses in runs:
+        assert len(losses) == 2
+        assert all(2 < loss < np.log(256) for loss in losses)
+    assert (tmp_path / line_of(output, "picture:").strip()).stat().st_size > 10_000
+
+
+@needs_mlx_lm
+def test_fine_tune_resumes_bit_for_bit(tmp_path, uncompiled):
+    """Three steps from saved files, in a new model, are those of the model that saved."""
+    example = load("fine_tune")
+    reporter = example.Reporter(tqdm(disable=True))
+    data = example.cut("Explicit is better than implicit. " * 100)
+    base = example.language_model()
+
+    def train(model, optimizer):
+        np.random.seed(0)
+        options = {"batch_size": 4, "iters": 3, "grad_checkpoint": True}
+        file = tmp_path / "adapters.safetensors"
+        example.train_quietly(
+            model, optimizer, data, None, reporter, adapter_file=file, **options
+        )
+
+    def prepared():
+        model = example.with_adapters(base, 0.3, chandrop=True)
+        return model, example.optim.Adam(1e-3)
+
+    model, optimizer = prepared()
+    train(model, optimizer)
+    example.save(model, optimizer, tmp_path)
+    resumed, its_optimizer = prepared()
+    example.load(resumed, its_optimizer, tmp_path)
+    # In this order: MLX reads a file when its arrays are needed, and train() overwrites it.
+    train(resumed, its_optimizer)
+    train(model, optimizer)
+    expected = dict(tree_flatten(model.trainable_parameters())) | get_keys(model)
+    received = dict(tree_flatten(resumed.trainable_parameters())) | get_keys(resumed)
+    assert expected.keys() == received.keys()
+    assert any("lora_b" in name for name in expected)
+    assert any("dropout" in name for name in expected)
+    for name, array in expected.items():
+        assert mx.array_equal(received[name], array), name
 
 
 @pytest.fixture
