@@ -17,7 +17,9 @@ Halfway each run stops, and a new model goes on from the saved files. You should
 the test loss falls alike without checkpointing and with chandrop, and that mlx-lm's
 checkpointing alone loses most of it, without an error or a warning.
 
-The learning rate is that of 3e-4, 5e-4 and 1e-3 which is best without checkpointing.
+How much it loses depends on the settings. Without checkpointing, a learning rate of 3e-4
+does as well as this one of 5e-4, and 1e-3 does worse. Checkpointing alone ends 0.04 above
+that at 3e-4, with two seeds, and 0.03 above it at 5e-4 with ``--p 0.1``, with one.
 """
 
 import argparse
@@ -239,7 +241,8 @@ def draw(runs: dict[str, list[Losses]], task: Task) -> Figure:
     before, gray = values[0, 0], {"color": "gray", "zorder": 0}
     axes.axhline(before, linestyle="--", label=f"before fine-tuning: {before:.2f}", **gray)
     axes.axvline(task.steps // 2, linestyle=":", label="stopped and resumed", **gray)
-    axes.legend(title=f"mean and range of {len(losses)} seeds", alignment="left")
+    title = f"mean and range; number of seeds: {len(losses)}"
+    figure.legend(title=title, loc="outside lower center", ncols=2, frameon=False)
     axes.set(
         xlabel="steps of fine-tuning",
         ylabel="test loss (nats per byte)",
@@ -257,7 +260,7 @@ def draw(runs: dict[str, list[Losses]], task: Task) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=240, help="steps of each run")
+    parser.add_argument("--steps", type=int, default=240, help="steps of a run, at least 2")
     parser.add_argument("--base-steps", type=int, default=450, help="steps of the base")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--p", type=float, default=0.3, help="dropout rate")
