@@ -143,9 +143,9 @@ def check_dtype(dtype: object) -> None:
 
 def check_rank(x: object, spatial_ndim: int) -> None:
     """Raises unless `x` has `spatial_ndim` spatial axes, channels and perhaps a batch."""
-    check_is_no_key(x, "an input")
     unbatched = spatial_ndim + 1
     if isinstance(x, mx.array) and x.ndim not in (unbatched, unbatched + 1):
+        check_is_no_key(x, "an input")
         raise ValueError(
             f"Received input with {x.ndim} dimensions. "
             f"Expected {unbatched} or {unbatched + 1} dimensions."

@@ -79,7 +79,7 @@ def chooses_weights(model: nn.Module, dropout: Choice) -> bool:
             all_layers = layers_by_path(model, (KeyedLayer, *MLX_DROPOUTS))
             check_choice(dropout, "dropout", all_layers)
             layers = {path: m for path, m in layers.items() if dropout(path, m)}
-        on = {id(m) for m in layers.values() if dropout is not False and not m._keeps_all()}
+        on = {id(m) for m in layers.values() if not m._keeps_all()}
         return any(
             id(layer) in on
             for _, module in containers(model)
