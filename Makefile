@@ -28,7 +28,7 @@ help:
 	@echo "make coverage     which lines and branches of src/ no test runs"
 	@echo "make peers        compare with JAX, torch, Flax, Equinox, Haiku, Keras, timm, ..."
 	@echo "make clients      train and predict with models of mlx-lm, mlx-vlm, mlx-audio, ..."
-	@echo "make mutants      break the source on purpose: a test must notice each fault"
+	@echo "make mutants      break the source on purpose: a test must notice each fault (about 4 minutes)"
 	@echo "make fuzz         random programs against a plain loop (about 15 minutes)"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
 	@echo "make bench-short  measure what the README says (under 4 minutes)"
