@@ -77,6 +77,8 @@ def heading(results: Results) -> str:
     if "commit" in results:
         changes = " with uncommitted changes" * results.get("dirty", False)
         versions.append(f"commit {results['commit'][:7]}{changes}")
+    else:
+        versions.append("an older commit, which was not stored")
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['system']}; "
         f"Python {machine['python']}, {', '.join(versions)}."

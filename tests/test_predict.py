@@ -219,7 +219,8 @@ def test_token_numbers(keys):
 def test_no_layer_is_chosen(model, keys, x):
     with pytest.raises(ValueError, match=r'chose no layer.*"channels", "elements"'):
         predict(model, keys, x, dropout=lambda path, layer: False)
-    with pytest.raises(TypeError, match=r"dropout = 'last'.*lambda path, layer"):
+    message = r"dropout = 'last'.*one of \"channels\", \"elements\".*lambda path, layer"
+    with pytest.raises(TypeError, match=message):
         predict(model, keys, x, dropout="last")
 
 

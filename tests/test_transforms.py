@@ -375,7 +375,7 @@ def test_the_keys_are_among_the_inputs_alone(model, updates, compiles):
     function = step_of(model, optimizer) if updates else model
     state = [model.state, optimizer.state]
     message = assert_raises_at_every_call(mx.compile(function, inputs=state), X)
-    assert "build model and optimizer anew" in message
+    assert "rebuild the model and the optimizer" in message
     if not updates:
         mx.eval(model.state)
         assert not mx.array_equal(model(X), model(X))

@@ -45,11 +45,11 @@ def as_axes(spatial_axes: Any) -> tuple[int, ...]:
     return as_integers(axes, "spatial axes such as 1 or (1, 2)")
 
 
-def as_size(size: object, name: str, least: int = 1) -> int:
-    """Converts a number of entries along an axis to int."""
+def as_size(size: object, name: str) -> int:
+    """Converts a count, such as a number of entries along an axis, to int."""
     number = as_integer(size, name)
-    if not least <= number < 2**31:
-        expected = f"at least {least}" if number < least else "less than 2**31"
+    if not 1 <= number < 2**31:
+        expected = "at least 1" if number < 1 else "less than 2**31"
         raise ValueError(f"Received {name} = {number}. Expected {expected}.")
     return number
 

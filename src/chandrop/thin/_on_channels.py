@@ -24,7 +24,7 @@ from chandrop._mlx import batched_as
 from chandrop.nn import KeyedLayer
 from chandrop.thin._kept import put_kept, take_kept
 
-# Convolutions and Linear: the classes themselves, too.
+# The classes themselves: a subclass may do anything else.
 _MIXING = {
     nn.Linear,
     nn.Conv1d,
@@ -58,7 +58,7 @@ def is_convolution(layer: Any) -> bool:
 
 
 def is_mixing(layer: Any) -> bool:
-    """Whether a layer makes channels of channels, by a matrix of weights."""
+    """Whether a layer mixes channels by a matrix of weights."""
     return type(layer) in _MIXING and getattr(layer, "groups", 1) == 1
 
 

@@ -79,8 +79,8 @@ def check_branch(branch: Any, *inputs: Any) -> Callable[..., mx.array]:
     lengths = [x.shape[0] for x in given]
     if len(set(lengths)) > 1:
         raise ValueError(
-            f"Received inputs of {', '.join(map(str, lengths))} examples. Expected as many "
-            "of each, along axis 0; what is for all examples the branch can hold itself."
+            f"Received inputs of {', '.join(map(str, lengths))} examples. Expected equal "
+            "lengths along axis 0; the branch can close over what all examples share."
         )
     function: Callable[..., mx.array] = branch
     return function

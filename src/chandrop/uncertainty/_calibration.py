@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from chandrop._checks import as_integer
-from chandrop.uncertainty._checks import as_array, as_count, refuse_where
+from chandrop._checks import as_integer, as_size
+from chandrop.uncertainty._checks import as_array, refuse_where
 from chandrop.uncertainty._sums import count_by_bin, mean, total, total_by_bin
 
 
@@ -131,7 +131,7 @@ def _sums_in_bins(
 ) -> tuple[mx.array, mx.array, mx.array]:
     """Returns the sums of confidences, right predictions and examples in each bin."""
     probabilities, labels, kept = _labelled(probabilities, labels, ignore)
-    bins = as_count(bins, "bins")
+    bins = as_size(bins, "bins")
     confidence = probabilities.max(-1).flatten().astype(mx.float32)
     right = (probabilities.argmax(-1) == labels).flatten()
     bin_of_each = (confidence[:, None] > mx.arange(1, bins) / bins).sum(1)

@@ -3,17 +3,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import as_integer
-
 Index = tuple[int, ...]
-
-
-def as_count(number: object, name: str) -> int:
-    """Converts to an int of at least 1."""
-    count = as_integer(number, name)
-    if count < 1:
-        raise ValueError(f"Received {name} = {count}. Expected at least 1.")
-    return count
 
 
 def as_array(array: object, name: str, bools: bool = False) -> mx.array:

@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import mlx.core as mx
 
-from chandrop._checks import check_flag
+from chandrop._checks import as_size, check_flag
 from chandrop.random import Key, example_keys
 from chandrop.uncertainty._axis_of_examples import AxisOfExamples
 from chandrop.uncertainty._blockwise_summary import TASKS, BlockwiseSummary
-from chandrop.uncertainty._checks import as_count
 from chandrop.uncertainty._classify import Classification
 from chandrop.uncertainty._regress import Regression
 from chandrop.uncertainty._sample import (
@@ -118,11 +117,13 @@ def predict(
     check_network(fn, dropout)
     check_flag(consistent, "consistent")
     inputs = x if isinstance(x, tuple) else (x,)
-    if not all(isinstance(array, mx.array) for array in inputs):
-        raise TypeError(
-            f"Received x of type {type(x).__name__}. Expected an mx.array, mx.array(x), or "
-            "a tuple of them for several inputs."
-        )
+    for array in inputs:
+        if not isinstance(array, mx.array):
+            place = "an item of x" if isinstance(x, tuple) else "x"
+            raise TypeError(
+                f"Received {place} of type {type(array).__name__}. Expected an mx.array, "
+                "mx.array(x), or a tuple of them for several inputs."
+            )
     lengths = {array.shape[0] if array.ndim else 0 for array in inputs}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
@@ -130,7 +131,7 @@ def predict(
             "Expected at least one example along axis 0, and as many in every input."
         )
     examples = lengths.pop()
-    size = examples if batch_size is None else as_count(batch_size, "batch_size")
+    size = examples if batch_size is None else as_size(batch_size, "batch_size")
     starts = range(0, examples, size)
     chunks = chunks_of(keys, chunk, fn, dropout)
     results: list[Any] = []

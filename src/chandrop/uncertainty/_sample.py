@@ -9,12 +9,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from chandrop._checks import check_flag
+from chandrop._checks import as_size, check_flag
 from chandrop._mlx import vmap
 from chandrop.nn.tools._purity import checked
 from chandrop.nn.tools._subnetworks import chooses_weights, subnetworks
 from chandrop.random import Key, check_key
-from chandrop.uncertainty._checks import as_count
 from chandrop.uncertainty._grouped_convolutions import right_groups
 
 Network = nn.Module | Callable[..., Any]
@@ -174,7 +173,7 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chu
             fn, True if dropout is None else dropout
         )
         chunk = 1 if is_slow else len(keys)
-    return Chunks(keys, as_count(chunk, "chunk"))
+    return Chunks(keys, as_size(chunk, "chunk"))
 
 
 def check_network(fn: object, dropout: object) -> None:

@@ -161,8 +161,8 @@ class KeysNotCarriedError(ValueError):
         super().__init__(
             f"The compiled function {name} does not carry the keys of its dropout layers, "
             f"{_kinds(layers)}, so every call would repeat one mask. If it updates the "
-            "model, build model and optimizer anew, since mx.compile has left arrays of "
-            f"its trace in them. Then carry {CARRY}\n"
+            "model, rebuild the model and the optimizer, since mx.compile has left arrays "
+            f"of its trace in them. Then carry {CARRY}\n"
             "chandrop.nn.check_step names the layers' paths."
         )
 
