@@ -636,7 +636,7 @@ def test_blocks_larger_than_the_input(shape, axes, lengths, training, key):
 
 @pytest.mark.parametrize("axes", [(), []], ids=repr)
 def test_blocks_along_no_axis(axes, key):
-    message = r"Received no spatial axes\. Expected those along which blocks extend, such as \(1, 2"
+    message = r"Received no spatial axes\. .* along which blocks extend, such as \(1, 2\)\."
     with pytest.raises(ValueError, match=message):
         chandrop.functional.drop_block(mx.ones((2, 5, 3)), 0.5, key, 2, axes)
     with pytest.raises(ValueError, match=message):

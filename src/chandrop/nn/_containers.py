@@ -23,5 +23,8 @@ def containers(model: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, nn.Module):
             held += vars(value).items()
         for name, item in reversed(held):
-            if isinstance(item, (dict, list, tuple, set, frozenset)):
+            # Each module has a set, of its frozen parameters, which is mostly empty.
+            if isinstance(item, (dict, list)) or (
+                isinstance(item, (tuple, set, frozenset)) and item
+            ):
                 pending.append((f"{path}.{name}" if path else str(name), item))

@@ -36,9 +36,14 @@ class Snapshot:
     @cached_property
     def arrays(self) -> list[mx.array]:
         """All arrays, including those in tuples."""
-        values = tuple(value for _, _, value in self._places)
-        leaves = dict(tree_flatten(values, is_leaf=_is_not_tuple)).values()
-        return [leaf for leaf in leaves if isinstance(leaf, mx.array)]
+        arrays = []
+        for _, _, value in self._places:
+            if isinstance(value, mx.array):
+                arrays.append(value)
+            else:
+                leaves = dict(tree_flatten(value, is_leaf=_is_not_tuple)).values()
+                arrays += [leaf for leaf in leaves if isinstance(leaf, mx.array)]
+        return arrays
 
     @cached_property
     def _places(self) -> list[tuple[Any, Any, Any]]:
