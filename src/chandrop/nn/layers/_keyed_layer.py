@@ -53,6 +53,8 @@ class KeyedLayer(nn.Module):
     depends_on_batch = False
     # Whether draw takes a batch of keys, and not one key alone.
     _draws_batches = False
+    # Whether the layer draws in eval mode, too.
+    _draws_in_eval_mode = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
         """Creates a layer; an error about its arguments names its class."""
@@ -193,7 +195,7 @@ class KeyedLayer(nn.Module):
 
     def _would_draw(self) -> bool:
         """Whether a call draws."""
-        return self.training and not self._keeps_all()
+        return (self.training or self._draws_in_eval_mode) and not self._keeps_all()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
