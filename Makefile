@@ -17,7 +17,7 @@ FUZZ =
 # For example --steps 2 --base-steps 2 --seeds 1.
 FINE_TUNE =
 
-.PHONY: help demo brain fine-tune test lint coverage peers clients clients-short mutants fuzz bench bench-short test-oldest reference clean
+.PHONY: help demo brain fine-tune test lint coverage peers clients clients-short mutants fuzz bench bench-short docs test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
@@ -32,6 +32,7 @@ help:
 	@echo "make fuzz         random programs against a plain loop (about 15 minutes)"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
 	@echo "make bench-short  measure what the README says (under 4 minutes)"
+	@echo "make docs         build the site in site/"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -70,6 +71,10 @@ $(CLIENTS)/clients: $(CLIENTS)/clients-short pyproject.toml
 
 $(VENV)/bench: $(VENV)/peers $(VENV)/examples pyproject.toml
 	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(VENV)/docs: $(VENV)/test pyproject.toml
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
 demo: $(VENV)/examples
@@ -123,6 +128,9 @@ bench: bench-short
 bench-short: $(VENV)/bench
 	$(BIN)/python benchmarks/short.py
 	$(BIN)/python benchmarks/silent_faults.py --train
+
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py
