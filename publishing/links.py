@@ -1,12 +1,12 @@
-"""The relative links of a Markdown page, rewritten for another place than the repository."""
+"""The relative links of a Markdown page, rewritten for use outside of the repository."""
 
 import re
 from collections.abc import Callable
 
 _FENCED = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(
-    r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\]\([^)]*\)|\[[^\[\]]*\])*)\]\(([^)\s]+)\)"
-)
+# The text of a link may hold a picture, which is a link with "!" before it.
+_TEXT = r"(?:[^\[\]]|!\[[^\[\]]*\]\([^)]*\))*"
+_LINK = re.compile(rf"(!?)\[({_TEXT})\]\(([^)\s]+)\)")
 
 
 def with_links(page: str, resolve: Callable[[str], str | None]) -> str:
@@ -28,6 +28,5 @@ def with_links(page: str, resolve: Callable[[str], str | None]) -> str:
 
     parts = _FENCED.split(page)
     # Every second part is a block of code.
-    return "".join(
-        part if i % 2 else _LINK.sub(rewritten, part) for i, part in enumerate(parts)
-    )
+    parts[::2] = [_LINK.sub(rewritten, part) for part in parts[::2]]
+    return "".join(parts)

@@ -8,7 +8,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from links import with_links  # noqa: E402
+from links import with_links
 
 
 class PublishedMetadata(MetadataHookInterface):

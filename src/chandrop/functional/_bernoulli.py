@@ -1,8 +1,8 @@
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from ctypes import c_float
 from functools import lru_cache
+from struct import pack, unpack
 
 import mlx.core as mx
 
@@ -35,8 +35,13 @@ def _threshold(p: float) -> tuple[mx.array, mx.array]:
     Each array holds its value twice, so that MLX sees a slice and not a constant; see
     :func:`coefficients`.
     """
-    bound = c_float(c_float(p).value * _SCALE).value
-    true = bisect_left(range(2**32), True, key=lambda word: c_float(word).value >= bound)
+    bound = _as_float32(_as_float32(p) * _SCALE)
+    true = bisect_left(range(2**32), True, key=lambda word: _as_float32(word) >= bound)
     # At p = 0 word 0 still passes, but what is kept is then multiplied by 0.
     last = max(true - 1, 0)
     return mx.array([p, p], mx.float32), mx.array([last, last], mx.uint32)
+
+
+def _as_float32(number: float) -> float:
+    rounded: float = unpack("f", pack("f", number))[0]
+    return rounded

@@ -6,7 +6,6 @@ The wrappers in ``tools/_transforms`` and the tools set it; layers read it.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -17,12 +16,12 @@ from chandrop.nn._snapshot import Snapshot
 from chandrop.random import Key, fold_in
 
 
-@dataclass
 class Draws:
     """The layers that drew by their own key, and those whose key is a constant there."""
 
-    drawn: list[Any] = field(default_factory=list)
-    frozen: list[Any] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.drawn: list[Any] = []
+        self.frozen: list[Any] = []
 
 
 class ToolCall(NamedTuple):

@@ -1,6 +1,5 @@
 """Keywords of other libraries, and what to write in their place."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +30,8 @@ def check_arguments(
 
     Python's own error would name the private base class that defines the constructor.
     """
+    import inspect  # Late, since it takes as long as all of chandrop.
+
     parameters = inspect.signature(layer.__init__).parameters
     kinds = {p.kind for p in parameters.values()}
     if kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
@@ -61,6 +62,8 @@ def declares(layer: type[Any], name: str) -> bool:
     """Whether a class has an attribute of this name, or annotates one."""
     if name == "_p_1":
         return issubclass(layer, (nn.Dropout, nn.Dropout2d, nn.Dropout3d))
-    return hasattr(layer, name) or any(
-        name in inspect.get_annotations(base) for base in layer.__mro__
-    )
+    if hasattr(layer, name):
+        return True
+    import inspect
+
+    return any(name in inspect.get_annotations(base) for base in layer.__mro__)

@@ -8,7 +8,6 @@ from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten
 
 from chandrop import _mlx
@@ -196,6 +195,8 @@ def _all_restored(model: nn.Module, optimizer: Any) -> Iterator[None]:
 
 def _optimizers_in(optimizer: Any) -> list[Any]:
     """Returns an optimizer, and those that it holds."""
+    from mlx.optimizers import Optimizer  # Late, to import chandrop faster.
+
     found = [] if optimizer is None else [optimizer]
     for part in found:
         for held in dict(tree_flatten(vars(part))).values():

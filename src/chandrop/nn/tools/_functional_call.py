@@ -1,5 +1,4 @@
 import copy
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, overload
 
@@ -134,6 +133,8 @@ def _set_parameters(model: nn.Module, parameters: Any) -> None:
     given, own = dict(tree_flatten(parameters)), dict(tree_flatten(model.parameters()))
     unknown = sorted(given.keys() - own.keys())
     if unknown:
+        import difflib  # Late, to import chandrop faster.
+
         similar = difflib.get_close_matches(unknown[0], own, n=1)
         hint = f" Did you mean {quoted(similar)}?" if similar else ""
         raise ValueError(

@@ -1,4 +1,3 @@
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -75,6 +74,8 @@ def check_choice(function: object, name: str, layers: Iterable[str]) -> None:
 
 
 def _takes_path_and_layer(function: Any) -> bool:
+    import inspect  # Late, since it takes as long as all of chandrop.
+
     try:
         inspect.signature(function).bind("", None)
     except TypeError:
