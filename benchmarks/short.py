@@ -8,6 +8,7 @@ import argparse
 import os
 
 import report
+from imports import import_seconds
 from report import Results
 from run import measure_cases
 from tables import HEADLINE, KNOWN, WAYS, all_cores, of_headline
@@ -30,7 +31,7 @@ def measure(_: argparse.Namespace) -> Results:
     ]
     names = ["chandrop", "chandrop layer", "mlx.nn", "floor of MLX"]
     rows += measure_cases(dict.fromkeys(others), cores, names, BLOCKS)
-    return {"rows": rows}
+    return {"rows": rows, "imports": import_seconds()}
 
 
 def readme(results: Results) -> list[str]:
