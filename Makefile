@@ -17,7 +17,7 @@ FUZZ =
 # For example --steps 2 --base-steps 2 --seeds 1.
 FINE_TUNE =
 
-.PHONY: help demo brain fine-tune test lint coverage peers clients clients-short mutants fuzz bench bench-short docs test-oldest reference clean
+.PHONY: help demo brain fine-tune test lint coverage peers clients clients-short mutants fuzz bench bench-short docs dist test-oldest reference clean
 
 help:
 	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
@@ -32,7 +32,8 @@ help:
 	@echo "make fuzz         random programs against a plain loop (about 15 minutes)"
 	@echo "make bench        measure against all of them, and whole models (about 2 hours)"
 	@echo "make bench-short  measure what the README says (under 4 minutes)"
-	@echo "make docs         build the site in site/"
+	@echo "make docs         build the site in site/ and check its links"
+	@echo "make dist         build the wheel and the sdist, and try them in an empty environment"
 	@echo "make test-oldest  the tests under MLX $(OLDEST_MLX)"
 	@echo "make reference    write JAX's stored masks anew"
 
@@ -75,6 +76,10 @@ $(VENV)/bench: $(VENV)/peers $(VENV)/examples pyproject.toml
 
 $(VENV)/docs: $(VENV)/test pyproject.toml
 	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+$(VENV)/dist: $(VENV)/test pyproject.toml
+	$(BIN)/python -m pip install --quiet --group dist
 	@touch $@
 
 demo: $(VENV)/examples
@@ -131,6 +136,13 @@ bench-short: $(VENV)/bench
 
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python -m pytest tests/site
+
+dist: $(VENV)/dist
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m pytest tests/dist
 
 reference: $(VENV)/peers
 	$(BIN)/python tests/reference/write_masks.py
@@ -139,4 +151,4 @@ test-oldest:
 	$(MAKE) test VENV=.venv-oldest MLX="==$(OLDEST_MLX)"
 
 clean:
-	rm -rf .venv .venv-oldest .venv-clients .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-oldest .venv-clients dist site .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -32,6 +32,13 @@ def pytest_configure(config):
     )
 
 
+def pytest_report_header():
+    """Says on which device the laws are tried."""
+    gpu = "Metal" if mx.metal.is_available() else "CUDA"
+    device = gpu if mx.default_device() == mx.Device(mx.gpu) else "the CPU"
+    return f"laws: on {device}, MLX {mx.__version__}"
+
+
 def pytest_collection_modifyitems(items):
     """Keeps the false alarms of all statistical tests together within the budget."""
     marks = [item.get_closest_marker("statistical") for item in items]
