@@ -1,4 +1,4 @@
-"""What `make docs` has built: links lead somewhere, and nothing comes from a third party."""
+"""What `make docs` has built: links lead somewhere, and no third party is asked."""
 
 from functools import cache
 from html.parser import HTMLParser

@@ -24,12 +24,12 @@ def alpha_dropout_channels(
     *,
     groups: int | None = None,
 ) -> mx.array:
-    r"""Sets channels to the value at which SELU saturates, and rescales all channels.
+    """Sets channels to the value at which SELU saturates, and rescales all channels.
 
     For networks of ``mlx.nn.selu``: an input of mean 0 and variance 1 keeps both, over
-    keys. With :math:`\alpha' = -1.7581`, :math:`m` the draw of :func:`dropout_channels` and
-    :math:`a = ((1 - p)(1 + p \alpha'^2))^{-1/2}`, the output is
-    :math:`a (x m + \alpha' (1 - m) - p \alpha')`.
+    keys. With ``m`` 1 where :func:`dropout_channels` keeps and 0 where it drops, ``c =
+    -1.7581`` and ``a = ((1 - p) * (1 + p * c**2)) ** -0.5``, the output is
+    ``a * (x * m + c * (1 - m) - p * c)``.
 
     Args, returns and raises as :func:`dropout_channels`; `p` = 1 returns zeros.
 

@@ -16,24 +16,24 @@ def concrete_dropout_channels(
     *,
     temperature: float = 0.1,
 ) -> mx.array:
-    r"""Drops channels by relaxed draws, so that the rate has a gradient and is learned.
+    """Drops channels by relaxed draws, so that the rate has a gradient and is learned.
 
-    With :math:`u` uniform and :math:`p = \sigma(\text{logit})`, a channel is multiplied by
-    :math:`\frac{1 - z}{1 - p}`, where :math:`z = \sigma((\text{logit} + \log u -
-    \log(1 - u)) / \text{temperature})` is near 0 or 1. Add :func:`concrete_regularizer` to
-    the loss: without it, the rate goes to 0.
+    With ``u`` uniform in ``(0, 1)`` and ``p = sigmoid(logit)``, a channel is multiplied by
+    ``(1 - z) / (1 - p)``, where ``z = sigmoid((logit + log(u) - log(1 - u)) /
+    temperature)`` is near 0 or 1. Add :func:`concrete_regularizer` to the loss: without it,
+    the rate goes to 0.
 
     Args:
         x: as for :func:`dropout_channels`, and so are `key` and `spatial_axes`.
-        logit: :math:`\log\frac{p}{1-p}` of the rate :math:`p`: an array that broadcasts to
-            the mask's shape, ``()`` for one rate, ``(C,)`` for a rate per channel. It is
+        logit: ``log(p / (1 - p))`` of the rate ``p``: an array that broadcasts to the
+            mask's shape, ``()`` for one rate, ``(C,)`` for a rate per channel. It is
             converted to float32; above 88 the scale is no longer finite.
         temperature: a number above 0. A smaller one brings the draws closer to those of
             :func:`dropout_channels`, and raises the variance of the gradient.
 
     Returns:
         An array of the shape and dtype of `x`. Its mean over keys is not exactly `x`,
-        since the mean of :math:`z` is not exactly `p`.
+        since the mean of ``z`` is not exactly ``p``.
 
     Raises:
         TypeError: `logit` is not a real ``mx.array``; `temperature` is not a number; see
@@ -66,20 +66,20 @@ def concrete_dropout_channels(
 def concrete_regularizer(
     logit: mx.array, weight: mx.array, length_scale: float
 ) -> mx.array:
-    r"""Returns what :func:`concrete_dropout_channels` adds to the loss: a KL divergence.
+    """Returns what :func:`concrete_dropout_channels` adds to the loss: a KL divergence.
 
-    It is :math:`\sum_k \frac{l^2}{2 (1 - p_k)} \lVert W_k \rVert^2 - H(p_k)` over the
-    channels :math:`k`, where :math:`W_k` are the weights that read channel :math:`k`, and
-    the entropy :math:`H(p) = -p \log p - (1 - p) \log (1 - p)` pulls rates to a half.
-    Divide it by the number of training examples, and add it to the mean negative log
-    likelihood of an example, in nats.
+    It is the sum over channels of ``length_scale**2 / (2 * (1 - p)) * (W**2).sum() -
+    H(p)``. ``W`` are the weights that read the channel, and ``H(p) = -p * log(p) - (1 - p)
+    * log(1 - p)`` is the entropy, which pulls the rate to a half. Divide it by the number
+    of training examples, and add it to the mean negative log likelihood of an example, in
+    nats.
 
     Args:
         logit: as for :func:`concrete_dropout_channels`: one for all channels, or ``(C,)``.
         weight: the weights of the layer that reads the dropped channels, channels last,
             ``(..., C)``, as ``nn.Linear`` and the ungrouped convolutions of ``mlx.nn`` hold
             them. For a layer that reads flattened maps: ``weight.reshape(outputs, -1, C)``.
-        length_scale: the prior length scale :math:`l`, above 0: large for a smooth
+        length_scale: the prior length scale, above 0: large for a smooth
             function. A smaller one brings rates closer to a half.
 
     Returns:
@@ -101,7 +101,7 @@ def concrete_regularizer(
         -10.95
 
     Source: Gal, Hron and Kendall, "Concrete dropout", NeurIPS 2017, equations 3 and 4, with
-    :math:`W / (1 - p)` for weights of dropout that does not rescale.
+    ``W / (1 - p)`` for the weights of dropout that does not rescale.
     """
     logit = _as_logit(logit)
     check_real_array(weight, "weight")

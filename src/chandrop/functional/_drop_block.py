@@ -21,10 +21,10 @@ def drop_block(
     *,
     groups: int | None = None,
 ) -> mx.array:
-    r"""Zeroes blocks of channels, a share `p` in all, and scales the rest.
+    """Zeroes blocks of channels, a share `p` in all, and scales the rest.
 
     Every position is dropped with probability `p`, at the border, too: blocks lie anywhere,
-    and the border cuts them. So :math:`\frac{1}{1-p}` is the right scale everywhere, and
+    and the border cuts them. So ``1 / (1 - p)`` is the right scale everywhere, and
     the mean over keys is `x`. Rescaling by what a mask happened to keep would make the
     examples of a batch depend on one another.
 

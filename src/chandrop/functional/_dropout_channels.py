@@ -23,7 +23,7 @@ def dropout_channels(
     *,
     groups: int | None = None,
 ) -> mx.array:
-    r"""Zeroes channels with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
+    """Zeroes channels with probability `p` and scales the rest by ``1 / (1 - p)``.
 
     All of `spatial_axes` share one draw; every other axis has its own. With
     ``spatial_axes=(1, 2)`` each channel of each ``NHWC`` image is kept or dropped as a
@@ -90,7 +90,7 @@ def channel_mask(
     *,
     groups: int | None = None,
 ) -> mx.array:
-    r"""Draws what :func:`dropout_channels` multiplies by: 0 or :math:`\frac{1}{1-p}`.
+    """Draws what :func:`dropout_channels` multiplies by: 0 or ``1 / (1 - p)``.
 
     Args:
         shape: the shape of the input; `p`, `key`, `spatial_axes` and `groups` as there.

@@ -20,7 +20,7 @@ def gaussian_dropout_channels(
     *,
     groups: int | None = None,
 ) -> mx.array:
-    r"""Multiplies channels by draws from :math:`N(1, \frac{p}{1-p})`.
+    """Multiplies channels by normal draws of mean 1 and variance ``p / (1 - p)``.
 
     The multiplier has the mean and the variance that it has in :func:`dropout_channels`.
     Args, returns and raises as there; `p` = 1, where the variance would be infinite,

@@ -10,7 +10,8 @@ from chandrop.random import Key
 def dropout(x: mx.array, p: Rate, key: Key, *, groups: int | None = None) -> mx.array:
     """Drops elements independently: ``dropout_channels(x, p, key, ())``.
 
-    `groups` counts the groups of neighbours along the last axis that share a draw.
+    `groups` counts the groups of neighbours along the last axis that share a draw. Args,
+    returns and raises as :func:`dropout_channels`.
 
     Example:
         >>> import mlx.core as mx
@@ -28,6 +29,12 @@ def dropout1d(x: mx.array, p: Rate, key: Key, *, groups: int | None = None) -> m
     """Drops whole channels of sequences: ``dropout_channels(x, p, key, -2)``.
 
     As :func:`dropout2d`, for ``NLC`` or ``LC``.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import dropout1d
+        >>> dropout1d(mx.ones((8, 100, 16)), 0.5, mx.random.key(0)).shape
+        (8, 100, 16)
     """
     check_rank(x, 1)
     return dropout_channels(x, p, key, (-2,), groups=groups)
@@ -56,6 +63,8 @@ def dropout2d(x: mx.array, p: Rate, key: Key, *, groups: int | None = None) -> m
         >>> from chandrop.functional import dropout2d
         >>> dropout2d(mx.ones((8, 28, 28, 16)), 0.5, mx.random.key(0)).shape
         (8, 28, 28, 16)
+
+    Source: "spatial dropout"; see :func:`dropout_channels`.
     """
     check_rank(x, 2)
     return dropout_channels(x, p, key, (-3, -2), groups=groups)
@@ -65,6 +74,12 @@ def dropout3d(x: mx.array, p: Rate, key: Key, *, groups: int | None = None) -> m
     """Drops whole channels of volumes: ``dropout_channels(x, p, key, (-4, -3, -2))``.
 
     As :func:`dropout2d`, for ``NDHWC`` or ``DHWC``.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.functional import dropout3d
+        >>> dropout3d(mx.ones((8, 6, 28, 28, 16)), 0.5, mx.random.key(0)).shape
+        (8, 6, 28, 28, 16)
     """
     check_rank(x, 3)
     return dropout_channels(x, p, key, (-4, -3, -2), groups=groups)

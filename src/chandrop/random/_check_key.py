@@ -24,6 +24,8 @@ def check_key(key: object) -> None:
         >>> check_key(0)
         Traceback (most recent call last):
         TypeError: Received a key of type int. Expected a key: mx.random.key(0).
+
+    Source: the raw keys of JAX, ``jax.random.PRNGKey``.
     """
     if not isinstance(key, mx.array):
         is_seed = isinstance(key, int) and not isinstance(key, bool) and key >= 0

@@ -34,6 +34,8 @@ def example_keys(key: Key, n: int, offset: int | mx.array = 0) -> Key:
         >>> second_half = example_keys(key, 4, offset=4)
         >>> mx.array_equal(whole[4:], second_half).item()
         True
+
+    Source: in JAX, ``jax.vmap(jax.random.fold_in, (None, 0))(key, positions)``.
     """
     check_key(key)
     if key.ndim != 1:

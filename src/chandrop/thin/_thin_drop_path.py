@@ -18,11 +18,11 @@ def thin_drop_path(
     branch: Callable[..., mx.array],
     *others: mx.array | None,
 ) -> mx.array:
-    r"""Computes a branch for a fixed number of examples; the output of the others is 0.
+    """Computes a branch for a fixed number of examples; the output of the others is 0.
 
-    Stochastic depth that saves the work: of :math:`B` examples :math:`k = \max(1,
-    \mathrm{round}((1-p) B))` go through the branch, and their outputs are scaled by
-    :math:`\frac{B}{k}`. In a residual block: ``x + thin_drop_path(x, p, key, branch)``.
+    Stochastic depth that saves the work: of ``B`` examples ``k = max(1, round((1 - p) *
+    B))`` go through the branch, and their outputs are scaled by ``B / k``. In a residual
+    block: ``x + thin_drop_path(x, p, key, branch)``.
     Which examples are kept depends on their positions in the batch. A small batch rounds
     the rate: with p = 0.1 all of 4 examples are kept.
 

@@ -20,12 +20,12 @@ from chandrop.thin._thin_layer import ThinLayer
 def thin_dropout_channels(
     x: mx.array, p: float, key: Key, spatial_axes: int | Sequence[int]
 ) -> mx.array:
-    r"""Keeps a fixed number of channels, the same for the whole batch, and scales them.
+    """Keeps a fixed number of channels, the same for the whole batch, and scales them.
 
-    Of :math:`C` channels :math:`k = \max(1, \mathrm{round}((1-p) C))` are kept and scaled
-    by :math:`\frac{C}{k}`, so the mean over keys is `x`. Channels that a whole batch drops
-    need not be computed: :class:`ThinSequential` returns the same outputs and gradients as
-    layers with this function between them, in less time.
+    Of ``C`` channels ``k = max(1, round((1 - p) * C))`` are kept and scaled by ``C / k``,
+    so the mean over keys is `x`. Channels that a whole batch drops need not be computed:
+    :class:`ThinSequential` returns the same outputs and gradients as layers with this
+    function between them, in less time.
 
     Args:
         x: an array of any shape, of a floating-point or complex dtype.

@@ -19,12 +19,12 @@ from chandrop.thin._thin_dropout import ThinDropout, check_has_channels, kept_sc
 
 
 class ThinSequential(nn.Sequential):
-    r"""Calls layers in order, and computes no channel that a :class:`ThinDropout` drops.
+    """Calls layers in order, and computes no channel that a :class:`ThinDropout` drops.
 
     It takes the place of ``mlx.nn.Sequential``: the same outputs, gradients, parameter
     names and shapes, in less time. A convolution or linear layer before a ThinDropout
     computes the kept output channels only, the one after it reads only those, and the
-    layers between run on those: a layer between two ThinDropouts costs :math:`(1-p)^2` of
+    layers between run on those: a layer between two ThinDropouts costs ``(1 - p)**2`` of
     what it did. Around the inside of a residual block, it thins the block.
 
     These run on the kept channels: ``mlx.nn``'s ungrouped convolutions and transposed

@@ -16,9 +16,9 @@ _OUTSIDE = (
 
 
 class ConcreteDropout(ChannelLayer):
-    r"""Drops at a rate that is learned, for any layout.
+    """Drops at a rate that is learned, for any layout.
 
-    The rate is the sigmoid of the parameter ``logit``, :math:`\log\frac{p}{1-p}`, which an
+    The rate is the sigmoid of the parameter ``logit``, ``log(p / (1 - p))``, which an
     optimizer trains, ``freeze`` freezes and weights files hold. Add :meth:`regularizer` to
     the loss: without it, the rate goes to 0. See
     :func:`chandrop.functional.concrete_dropout_channels`.

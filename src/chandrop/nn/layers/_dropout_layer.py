@@ -16,6 +16,18 @@ class DropoutLayer(KeyedLayer):
     The rate can be set: ``layer.p = 0.2``. An array, ``layer.p = mx.array(0.2)``, can
     change at every step of a compiled function, without a retrace. At ``p = 0`` a layer
     returns its input, and its key does not advance.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import DropoutLayer
+        >>> class RandomSign(DropoutLayer):
+        ...     def draw(self, x, key):
+        ...         kept = mx.random.bernoulli(1 - self.p, x.shape, key=key)
+        ...         return mx.where(kept, x, -x)
+        >>> layer = RandomSign(0.2)
+        >>> layer.p = 0.1
+        >>> layer(mx.ones((8, 128))).shape
+        (8, 128)
     """
 
     def __init__(self, p: Rate, *, key: Key | None = None):

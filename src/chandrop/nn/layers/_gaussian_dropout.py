@@ -3,7 +3,7 @@ from chandrop.nn.layers._channel_layer import ChannelLayer
 
 
 class GaussianDropout(ChannelLayer):
-    r"""Multiplies by draws from :math:`N(1, \frac{p}{1-p})`, for any layout.
+    """Multiplies by normal draws of mean 1 and variance ``p / (1 - p)``, for any layout.
 
     The noise has the mean and the variance of dropout at the rate `p`.
     ``GaussianDropout(p, spatial_axes=(1, 2))`` draws once per channel of each image. See

@@ -67,6 +67,12 @@ class Dropout1d(LayoutLayer):
 
     Shape:
         Input and output: ``NLC`` or ``LC``; as :class:`Dropout2d` otherwise.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout1d
+        >>> Dropout1d(p=0.2)(mx.ones((8, 100, 16))).shape
+        (8, 100, 16)
     """
 
     on_channels = "multiplies"
@@ -98,6 +104,12 @@ class Dropout3d(LayoutLayer):
 
     Shape:
         Input and output: ``NDHWC`` or ``DHWC``; as :class:`Dropout2d` otherwise.
+
+    Example:
+        >>> import mlx.core as mx
+        >>> from chandrop.nn import Dropout3d
+        >>> Dropout3d(p=0.2)(mx.ones((8, 6, 28, 28, 16))).shape
+        (8, 6, 28, 28, 16)
     """
 
     on_channels = "multiplies"

@@ -29,8 +29,13 @@ def wrap_transforms(on: bool = True) -> None:
       would repeat one mask, since the function does not carry the keys.
 
     Nothing else changes, except that a compiled function runs uncompiled inside
-    ``mx.vmap``. ``wrap_transforms(False)`` puts MLX's own back; a function that was made
-    with a wrapper keeps it.
+    ``mx.vmap``. A function that was made with a wrapper keeps it.
+
+    Args:
+        on: whether to wrap them; False puts MLX's own back. Default: True.
+
+    Raises:
+        TypeError: `on` is not a bool.
 
     Example:
         >>> import mlx.core as mx
