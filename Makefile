@@ -20,8 +20,8 @@ FINE_TUNE =
 .PHONY: help demo brain fine-tune test lint coverage peers clients clients-short mutants fuzz bench bench-short docs dist test-oldest reference clean
 
 help:
-	@echo "make demo         train on handwritten digits and draw digits.png (about 40 seconds)"
-	@echo "make brain        learn from a scan of the brain and draw brain_mri.png (about 3 minutes)"
+	@echo "make demo         train on handwritten digits and draw pictures/digits_*.png (about 40 seconds)"
+	@echo "make brain        learn from a scan of the brain and draw pictures/brain_*.png (about 3 minutes)"
 	@echo "make fine-tune    fine-tune a language model by mlx-lm and draw fine_tune.png (about 4 minutes)"
 	@echo "make test         the tests"
 	@echo "make lint         formatting, lint and types"
@@ -83,10 +83,10 @@ $(VENV)/dist: $(VENV)/test pyproject.toml
 	@touch $@
 
 demo: $(VENV)/examples
-	$(BIN)/python examples/digits.py --output digits.png
+	$(BIN)/python examples/digits.py
 
 brain: $(VENV)/examples
-	$(BIN)/python examples/brain_mri.py --output brain_mri.png $(BRAIN)
+	$(BIN)/python examples/brain_mri.py $(BRAIN)
 
 fine-tune: $(VENV)/fine-tune
 	$(BIN)/python examples/fine_tune.py --output fine_tune.png $(FINE_TUNE)

@@ -19,6 +19,7 @@ tissues, and little is between them (the mutual information).
 import argparse
 import time
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -26,10 +27,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure, SubFigure
-from matplotlib.patches import Patch
+from matplotlib.figure import Figure
 from nilearn.datasets import (
     load_mni152_brain_mask,
     load_mni152_gm_template,
@@ -37,6 +36,7 @@ from nilearn.datasets import (
     load_mni152_wm_template,
 )
 from numpy.typing import NDArray
+from picture import picture, write
 from scipy.ndimage import generate_binary_structure, maximum_filter, minimum_filter
 from scipy.stats import spearmanr
 from sklearn.metrics import f1_score, roc_auc_score
@@ -193,102 +193,96 @@ def measure(answers: Answers) -> dict[str, float]:
     }
 
 
-def draw_slices(figure: SubFigure, volumes: Volumes, answers: Answers) -> None:
-    """Draws a slice from the side and one from above, in millimetres."""
-    x, z = 24, 6
+def of_slices(volumes: Volumes, answers: Answers, unseen: Answers) -> Figure:
+    """A slice from above: the scan, its tissues, the prediction, and its uncertainty."""
+    z = 6
     left, back, bottom = CORNER
-    right, front, top = np.add(CORNER, np.multiply(VOXEL, volumes.scan.shape))
+    right, front, _ = np.add(CORNER, np.multiply(VOXEL, volumes.scan.shape))
     split = back + SPLIT * VOXEL
-    from_side = np.s_[(x - left) // VOXEL]
-    from_above = np.s_[:, :, (z - bottom) // VOXEL]
     errors = np.where(volumes.brain & answers.wrong, 1, np.nan)
     tissue = {"cmap": ListedColormap(list(CLASSES.values())), "vmin": 0, "vmax": 2}
-    columns = {
+    panels = {
         "Scan": [(volumes.scan, {"cmap": "gray"})],
-        "Truth": [(volumes.truth, tissue)],
-        "Prediction": [
+        "Grey and white matter": [(volumes.truth, tissue)],
+        "Prediction, errors in red": [
             (answers.guess, tissue),
             (errors, {"cmap": ListedColormap([ERROR])}),
         ],
         "Uncertainty": [(answers.unsure, {"cmap": "magma", "vmin": 0, "vmax": np.log(2)})],
     }
-    rows = figure.subplots(2, len(columns), height_ratios=[top - bottom, front - back])
-    for (upper, lower), (title, layers) in zip(rows.T, columns.items(), strict=True):
-        upper.set_title(title)
-        for volume, style in layers:
-            show = {"origin": "lower", "interpolation": "nearest", **style}
-            upper.imshow(volume[from_side].T, extent=(back, front, bottom, top), **show)
-            image = lower.imshow(
-                volume[from_above].T, extent=(left, right, back, front), **show
-            )
-        upper.axvline(split, color=SPLIT_COLOR, linestyle="--")
-        lower.axhline(split, color=SPLIT_COLOR, linestyle="--")
-    for axes in rows.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.tick_params(length=0, labelcolor=SPLIT_COLOR)
-    halves = [(back + split) / 2, (split + front) / 2], ["unseen", "trained on"]
-    rows[0, 0].set_xticks(*halves)
-    rows[1, 0].set_yticks(*halves, rotation=90, va="center")
-    rows[0, 0].set_ylabel(f"from the side, x = {x} mm")
-    rows[1, 0].set_ylabel(f"from above, z = {z} mm")
-    figure.colorbar(image, ax=rows, label="predictive entropy (nats)", aspect=40)
-    colors = {**CLASSES, "error": ERROR}
-    figure.legend(
-        handles=[Patch(fc=color, ec="gray", label=name) for name, color in colors.items()],
-        loc="outside lower center",
-        ncols=len(colors),
-        frameon=False,
+    times = unseen.unsure[unseen.wrong].mean() / unseen.unsure[~unseen.wrong].mean()
+    figure = picture(
+        "Learned from the front half of a brain: in the other half, the uncertainty is "
+        f"{times:.0f} times as high where the prediction is wrong",
+        height=7.7,
     )
+    every = figure.subplots(2, 2)
+    for axes, (title, layers) in zip(every.flat, panels.items(), strict=True):
+        axes.set_title(title)
+        for volume, style in layers:
+            image = axes.imshow(
+                volume[:, :, (z - bottom) // VOXEL].T,
+                extent=(left, right, back, front),
+                origin="lower",
+                interpolation="nearest",
+                **style,
+            )
+        axes.axhline(split, color=SPLIT_COLOR, linestyle="--")
+        axes.set_yticks([(back + split) / 2, (split + front) / 2], ["unseen", "trained on"])
+        axes.set_xticks([])
+        axes.tick_params(length=0, labelrotation=90)
+        plt.setp(axes.get_yticklabels(), va="center", visible=axes in every[:, 0])
+    figure.colorbar(
+        image, ax=every, label="entropy (nats)", location="bottom", aspect=30, shrink=0.6
+    )
+    return figure
 
 
-def draw_groups(axes: Axes, answers: Answers) -> None:
-    """Draws the mean uncertainty of right and wrong voxels, inside and at boundaries."""
-    wrong, boundary = answers.wrong, answers.boundary
+def of_groups(unseen: Answers) -> Figure:
+    """The mean uncertainty of right and wrong voxels, inside and at boundaries."""
+    wrong, boundary = unseen.wrong, unseen.boundary
     groups = {
         "right, inside": ~wrong & ~boundary,
         "right, at a boundary": ~wrong & boundary,
         "wrong, inside": wrong & ~boundary,
         "wrong, at a boundary": wrong & boundary,
     }
+    means = [unseen.unsure[group].mean() for group in groups.values()]
+    figure = picture(
+        f"At boundaries of tissues, the network is {means[3] / means[1]:.0f} times as "
+        f"uncertain where it is wrong, and inside them {means[2] / means[0]:.0f} times",
+        height=3.1,
+    )
+    axes = figure.subplots()
     bars = axes.barh(
         [f"{name}\n({group.mean():.1%} of voxels)" for name, group in groups.items()],
-        [answers.unsure[group].mean() for group in groups.values()],
+        means,
         color=["tab:blue", "tab:blue", ERROR, ERROR],
     )
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.15)
-    axes.set(title="Unseen half: uncertainty", xlabel="mean predictive entropy (nats)")
+    axes.set(xlabel="mean entropy in the unseen half (nats)")
+    return figure
 
 
-def draw_errors_left(axes: Axes, answers: Answers) -> None:
-    """Draws the errors that remain when the most uncertain voxels are left out."""
-    curve = risk_coverage_curve(mx.array(answers.wrong), mx.array(answers.unsure))
+def of_errors(unseen: Answers) -> Figure:
+    """The errors that remain when the most uncertain voxels are left out."""
+    curve = risk_coverage_curve(mx.array(unseen.wrong), mx.array(unseen.unsure))
     kept, left = 100 * np.array(curve.coverage), 100 * np.array(curve.risk)
-    errors = left[-1]
-    axes.plot(kept, left, color=ERROR)
-    axes.axhline(errors, color="gray", linestyle=":")
-    axes.text(2, errors, f"all voxels: {errors:.1f} %", va="bottom", color="gray")
-    at_80 = np.interp(80, kept, left)
-    axes.plot(80, at_80, "o", color=ERROR)
-    axes.text(78, at_80, f"the surest 80 %: {at_80:.1f} %", ha="right", va="bottom")
-    axes.set(
-        title="Unseen half: errors among the surest voxels",
-        xlabel="share of voxels kept, surest first (%)",
-        ylabel="errors (%)",
-        xlim=(0, 100),
-        ylim=(0, 1.2 * errors),
+    errors, at_80 = left[-1], np.interp(80, kept, left)
+    figure = picture(
+        f"In the unseen half, {errors:.1f} % of the voxels are wrong, and {at_80:.1f} % of "
+        "the surest 80 %",
+        height=3.3,
     )
-
-
-def draw(title: str, volumes: Volumes, answers: Answers, unseen: Answers) -> Figure:
-    figure = plt.figure(figsize=(10, 8.6), layout="constrained")
-    figure.suptitle(title)
-    slices, relations = figure.subfigures(2, 1, height_ratios=[2.7, 1])
-    draw_slices(slices, volumes, answers)
-    left, right = relations.subplots(1, 2)
-    draw_groups(left, unseen)
-    draw_errors_left(right, unseen)
+    axes = figure.subplots()
+    axes.plot(kept, left, color=ERROR)
+    axes.plot([80, 100], [at_80, errors], "o", color=ERROR, clip_on=False)
+    axes.annotate(f"{at_80:.1f} %", (78, at_80), ha="right", va="bottom")
+    axes.annotate(f"{errors:.1f} %", (97, errors), ha="right", va="center")
+    axes.set(xlabel="voxels kept, the surest first (%)", ylabel="errors (%)")
+    axes.set(xlim=(0, 100), ylim=(0, None))
     return figure
 
 
@@ -296,7 +290,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=500, help="training steps")
     parser.add_argument("--members", type=int, default=32, help="how many subnetworks")
-    parser.add_argument("--output", default="brain_mri.png", help="file for the picture")
+    parser.add_argument(
+        "--output", default="pictures", type=Path, help="folder for the pictures"
+    )
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -317,19 +313,18 @@ def main() -> None:
         "unseen, dropout off": measure(within(network_alone, volumes.brain, back)),
     }
 
-    title = (
-        f"A brain's tissues, by {arguments.members} subnetworks trained on its front half\n"
-        "Unseen half: {accuracy:.1%} of voxels right; the uncertainty predicts errors with "
-        "an AUROC of {AUROC of errors:.2f}"
-    ).format(**figures["unseen"])
-    draw(title, volumes, answers, unseen).savefig(arguments.output, dpi=110)
-
     print(" " * 33, *figures, sep="  ")
     for measured in figures["unseen"]:
         cells = [f"{column[measured]:{len(half)}.3f}" for half, column in figures.items()]
         print(f"{measured:33}", *cells, sep="  ")
+    pictures = {
+        "slices": of_slices(volumes, answers, unseen),
+        "groups": of_groups(unseen),
+        "errors": of_errors(unseen),
+    }
+    for name, figure in pictures.items():
+        write(figure, arguments.output / f"brain_{name}.png")
     print(f"total seconds: {time.perf_counter() - started:.0f}")
-    print(f"picture:       {arguments.output}")
 
 
 if __name__ == "__main__":

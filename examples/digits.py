@@ -12,14 +12,15 @@ import argparse
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 from digit_answers import SUBNETWORKS, Answers, accuracy, ask, calibration, told_apart
-from digit_figure import draw
 from digit_network import DigitNetwork, Floats, Labels, load_split_digits
+from digit_pictures import draw
 from tqdm import tqdm
 from unseen_images import printed_letters, shuffled, turned
 
@@ -78,7 +79,9 @@ def report_told_apart(known: Answers, unknown: Answers) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--output", default="digits.png", help="file for the picture")
+    parser.add_argument(
+        "--output", default="pictures", type=Path, help="folder for the pictures"
+    )
     arguments = parser.parse_args()
     started = time.perf_counter()
 
@@ -98,7 +101,6 @@ def main() -> None:
     )
     letters = ask(network, "Letters", printed_letters())
     noise = ask(network, "Shuffled pixels", shuffled(test_images))
-    draw(arguments.output, test, turned_twice, letters, noise)
 
     test_accuracy = accuracy(test.off, test.labels)
     if test_accuracy < 0.97:
@@ -110,8 +112,8 @@ def main() -> None:
     print(f"\ntest accuracy, dropout off:      {test_accuracy:.4f}")
     ensemble_accuracy = accuracy(test.subnetworks, test.labels)
     print(f"test accuracy, {SUBNETWORKS} subnetworks:   {ensemble_accuracy:.4f}")
+    draw(arguments.output, test, turned_twice, letters, noise)
     print(f"total seconds:                   {time.perf_counter() - started:.1f}")
-    print(f"picture:                         {arguments.output}")
 
 
 if __name__ == "__main__":
