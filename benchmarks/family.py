@@ -11,7 +11,10 @@ from functools import partial
 from typing import Any
 
 import mlx.core as mx
+import pandas as pd
+import plots
 import report
+from matplotlib.figure import Figure
 from measure import Call, medians
 from mlx import nn
 from report import Results, table, verdict
@@ -300,15 +303,19 @@ def targets(comparisons: Iterable[Comparison]) -> str:
     return table(rows, ["time of", "over that of", "at most", "worst", "at", ""])
 
 
+def is_shown(comparison: Comparison) -> bool:
+    """Whether the docs show it: one shape of images and one of volumes, in both ways."""
+    return comparison.place in (by_x(IMAGES), by_x(VOLUMES)) and comparison.way in WAYS
+
+
 def short(comparisons: Iterable[Comparison]) -> str:
-    """The table of the docs: one shape of images and one of volumes, in both ways."""
+    """The table of the docs."""
     rows: dict[tuple[str, str, str], list[str]] = {}
-    for comparison in comparisons:
-        if comparison.place in (by_x(IMAGES), by_x(VOLUMES)) and comparison.way in WAYS:
-            names = (f"`{comparison.this}`", comparison.place, comparison.beside())
-            together = comparison.floor + comparison.mask
-            cell = with_ratio(comparison.seconds, together)
-            rows.setdefault(names, []).append(cell)
+    for comparison in filter(is_shown, comparisons):
+        names = (f"`{comparison.this}`", comparison.place, comparison.beside())
+        together = comparison.floor + comparison.mask
+        cell = with_ratio(comparison.seconds, together)
+        rows.setdefault(names, []).append(cell)
     return table(
         [[this, place, *cells, beside] for (this, place, beside), cells in rows.items()],
         ["milliseconds", "of", *WAYS, "in brackets, over"],
@@ -317,6 +324,12 @@ def short(comparisons: Iterable[Comparison]) -> str:
 
 def compared(results: Results, *kinds: str) -> list[Comparison]:
     return [Comparison(**item) for kind in kinds for item in results[kind]]
+
+
+def plot(results: Results) -> Figure:
+    shown = filter(is_shown, compared(results, "members", "blocks"))
+    rows = [{"name": item.this, "way": item.way, "ratio": item.ratio} for item in shown]
+    return plots.members(pd.DataFrame(rows))
 
 
 def page(results: Results) -> list[str]:
@@ -359,6 +372,7 @@ def main() -> None:
         measure,
         "The family, measured",
         page,
+        plot,
         short=lambda results: [short(compared(results, "members", "blocks"))],
     )
 

@@ -3,7 +3,8 @@
 Benchmark NAME has NAME.json with the figures, the machine and the commit, NAME.md with all
 tables, and NAME.KIND.md with those that a page of the documentation shows. The page has
 them between ``<!-- benchmarks/results/NAME.KIND.md -->`` and ``<!-- end -->``, where every
-run replaces them.
+run replaces them. If it has a picture, that is ``docs/pictures/NAME.png``, or beside
+NAME.json if that is elsewhere; it holds the SHA-256 of the NAME.json that it shows.
 """
 
 import importlib.metadata
@@ -18,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import plots
+from matplotlib.figure import Figure
 from staleness import RESULTS, ROOT, git
 from tabulate import tabulate
 
@@ -103,6 +106,7 @@ def run(
     measure: Callable[[Namespace], Results],
     title: str,
     page: Parts,
+    plot: Callable[[Results], Figure | None] = lambda _: None,
     **short: Parts,
 ) -> Results:
     """Measures, unless only the tables are wanted, and writes all files.
@@ -113,6 +117,7 @@ def run(
         measure: returns the figures. They may also replace what `origin` returns.
         title: the heading of NAME.md.
         page: returns what follows it there.
+        plot: draws NAME.png, if the results have what it shows.
         short: returns the tables of NAME.KIND.md, by KIND.
 
     Returns:
@@ -128,6 +133,9 @@ def run(
     for kind, tables in short.items():
         write(path.with_suffix(f".{kind}.md"), *tables(results), where)
     fill_pages()
+    figure = plot(results)
+    if figure is not None:
+        plots.write_of(path.with_suffix(".json"), figure)
     print(next(part for part in parts if part.startswith("|")))
     return results
 

@@ -7,11 +7,13 @@ all libraries take turns in one process, which has all cores.
 import argparse
 import os
 
+import plots
 import report
 from imports import import_seconds
+from matplotlib.figure import Figure
 from report import Results
 from run import measure_cases
-from tables import HEADLINE, KNOWN, WAYS, all_cores, of_headline
+from tables import HEADLINE, KNOWN, WAYS, all_cores, find_one, of_headline
 from targets import REDESIGN, of_redesign
 
 PACKAGES = ["chandrop", "mlx", "torch", "jax"]
@@ -42,6 +44,11 @@ def targets(results: Results) -> list[str]:
     return [of_redesign(results)]
 
 
+def plot(results: Results) -> Figure:
+    wanted = {"cores": all_cores(results), "shape": HEADLINE, "dtype": "float32"}
+    return plots.speed({way: find_one(results, **wanted, way=way) for way in WAYS})
+
+
 def page(results: Results) -> list[str]:
     return [
         "`python benchmarks/short.py` (or `make bench-short`) wrote this page.",
@@ -53,7 +60,9 @@ def page(results: Results) -> list[str]:
 def main() -> None:
     arguments = report.parser(__doc__, "short").parse_args()
     title = "Channel dropout, measured in short"
-    report.run(arguments, PACKAGES, measure, title, page, readme=readme, targets=targets)
+    report.run(
+        arguments, PACKAGES, measure, title, page, plot, readme=readme, targets=targets
+    )
 
 
 if __name__ == "__main__":

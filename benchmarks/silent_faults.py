@@ -21,7 +21,10 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers
+import pandas as pd
+import plots
 import report
+from matplotlib.figure import Figure
 from measure import Call, medians
 from mlx.utils import tree_flatten
 from report import Results, table
@@ -269,8 +272,12 @@ def test_losses(prepare: Prepare, checkpointed: bool) -> list[float]:
     return losses
 
 
+def after_training(with_or_without: str) -> str:
+    return f"{TRAINING}, {with_or_without} `grad_checkpoint`"
+
+
 for with_or_without, right in (("with", "as without `grad_checkpoint`"), ("without", "")):
-    use = f"{TRAINING}, {with_or_without} `grad_checkpoint`"
+    use = after_training(with_or_without)
     measure = partial(test_losses, checkpointed=with_or_without == "with")
     fault(use, TEST_LOSS, right, "{:.2f}", "training")(measure)
 
@@ -437,6 +444,19 @@ def page(results: Results) -> list[str]:
     ]
 
 
+def plot(results: Results) -> Figure | None:
+    """The test losses after training, if it was measured."""
+    losses = [
+        {"checkpointing": checkpointing, "dropout": dropout, "loss": loss}
+        for checkpointing in ("without", "with")
+        for fault in results["faults"]
+        if fault["use"] == after_training(checkpointing)
+        for dropout in ("mlx.nn", "chandrop")
+        for loss in fault[dropout]
+    ]
+    return plots.test_losses(pd.DataFrame(losses)) if losses else None
+
+
 def short(results: Results) -> list[str]:
     return [faults_table(results, with_right=False)]
 
@@ -450,6 +470,7 @@ def main() -> None:
         measure,
         "What dropout gets wrong in MLX without a word",
         page,
+        plot,
         short=short,
     )
 

@@ -12,8 +12,11 @@ from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
+import pandas as pd
+import plots
 import report
 import torch
+from matplotlib.figure import Figure
 from measure import Call, medians, peak_megabytes
 from mlx.optimizers import SGD
 from report import Results, table, verdict
@@ -330,13 +333,15 @@ def whole(comparisons: Sequence[Comparison]) -> str:
     return table(rows, headers[: len(rows[0])])
 
 
+def held(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, str]]:
+    """Returns what the docs show, with what they hold it against."""
+    return [(item, AGAINST[item.of]) for item in comparisons if item.of in AGAINST]
+
+
 def short(comparisons: Sequence[Comparison]) -> str:
     """The table of the docs: how many times faster, and how many times less memory."""
     rows: dict[tuple[str, float], list[str]] = {}
-    for item in comparisons:
-        if item.of not in AGAINST:
-            continue
-        other = AGAINST[item.of]
+    for item, other in held(comparisons):
         faster = f"{item.faster(other):.2f}"
         if item.way == "compiled":
             rows[item.of, item.p][4] = faster
@@ -352,6 +357,21 @@ def short(comparisons: Sequence[Comparison]) -> str:
 
 def limit_of(comparison: Comparison) -> str:
     return "-" if comparison.limit is None else f"{comparison.limit:.2f}"
+
+
+def plot(results: Results) -> Figure:
+    rows = [
+        {
+            "name": f"{item.of}, p = {item.p}",
+            "of": item.of,
+            "p": item.p,
+            "way": item.way,
+            "faster": item.faster(other),
+            "limit": item.limit,
+        }
+        for item, other in held(compared(results))
+    ]
+    return plots.speedups(pd.DataFrame(rows))
 
 
 EXPLANATION = (
@@ -414,6 +434,7 @@ def main() -> None:
         measure,
         "Thin networks, measured",
         page,
+        plot,
         short=lambda results: [short(compared(results))],
     )
 

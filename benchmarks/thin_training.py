@@ -4,7 +4,7 @@ Run it with ``python benchmarks/thin_training.py [--output benchmarks/results/NA
 networks learn two tasks (see ``image_tasks.py``) without dropout, with masks for each
 example, and with thin masks, which the batch shares. Time is the number of steps times the
 median time of a step, which is measured apart: all methods take turns in one process. The
-JSON is written after every run, and ``--resume`` goes on from there. It also draws a plot.
+JSON is written after every run, and ``--resume`` goes on from there.
 """
 
 import argparse
@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pandas as pd
+import plots
 import report
-import seaborn as sns
 from image_tasks import CLASSES, IMAGE_TASKS, ImageTask
+from matplotlib.figure import Figure
 from measure import Call, medians
 from mlx.optimizers import Adam
 from report import Results, table
@@ -42,7 +42,6 @@ BLOCKS = 25
 # The accuracies to reach, as parts of the final one without dropout.
 LEVELS = (0.97, 0.99)
 SCORED = 100  # Images at a time.
-LOWEST_DRAWN = 85
 
 PACKAGES = ["chandrop", "mlx"]
 CASE = ["task", "network", "method"]
@@ -308,13 +307,25 @@ def levels_table(comparison: Comparison) -> str:
     )
 
 
+def rates() -> list[float]:
+    return sorted({method.p for method in METHODS.values() if method.p})
+
+
+def with_rate(p: float) -> dict[str, str]:
+    """Returns the methods of a rate, with no dropout, and what a picture calls them."""
+    kinds = {nn.Sequential: "a mask for each example", ThinSequential: "thin masks"}
+    return {NONE: NONE} | {
+        name: kinds[method.sequential] for name, method in METHODS.items() if method.p == p
+    }
+
+
+def mean(of_seeds: pd.Series) -> float:
+    # What not all seeds reach is not reached.
+    return of_seeds.mean(skipna=False)
+
+
 def short_rows(results: Results) -> Iterator[dict[str, str]]:
     """The rows of the docs, one for each rate: without, for each example, and thin."""
-
-    def mean(of_seeds: pd.Series) -> float:
-        # What not all seeds reach is not reached.
-        return of_seeds.mean(skipna=False)
-
     for setting, comparison in comparisons(results).items():
         in_equal_steps, in_equal_time = comparison.places.values()
         to_first_level, *_ = comparison.levels.values()
@@ -324,11 +335,11 @@ def short_rows(results: Results) -> Iterator[dict[str, str]]:
             "equal time, %": by_method(in_equal_time, "accuracy", mean),
             "s to the level": by_method(to_first_level, "seconds", mean),
         }
-        for p in sorted({method.p for method in METHODS.values() if method.p}):
-            names = [NONE, *(name for name in METHODS if METHODS[name].p == p)]
+        for p in rates():
+            names = list(with_rate(p))
             yield {"": ", ".join(setting), "p": str(p)} | {
-                title: " / ".join(mean[names].map("{:.1f}".format)).replace("nan", "-")
-                for title, mean in means.items()
+                title: " / ".join(values[names].map("{:.1f}".format)).replace("nan", "-")
+                for title, values in means.items()
             }
 
 
@@ -368,38 +379,26 @@ def short(results: Results) -> list[str]:
     return [table(list(short_rows(results)), headers="keys"), note]
 
 
-def draw(scores: pd.DataFrame, path: Path) -> None:
-    """Draws the test accuracy against time: the mean over the seeds, and the deviation."""
-    sns.set_theme(style="ticks", font_scale=1.1)
-    pairs = sns.color_palette("Paired")
-    colors = ["dimgray", *pairs[:2], *pairs[6:8]]
-    grid = sns.relplot(
-        scores[scores["steps"] > 0],
-        kind="line",
-        x="seconds",
-        y="accuracy",
-        hue="method",
-        row="task",
-        col="network",
-        errorbar="sd",
-        palette=dict(zip(METHODS, colors, strict=True)),
-        height=3.6,
-        aspect=1.3,
-        facet_kws={"sharex": False, "sharey": "row"},
+def plot(results: Results) -> Figure:
+    """The errors against time, and how long thin masks take to the level."""
+    scores = scores_of(results)
+    scores["error"] = 100 - scores["accuracy"]
+    seconds = pd.DataFrame(
+        by_method(comparison.levels[min(comparison.levels)], "seconds", mean)
+        for comparison in comparisons(results).values()
     )
-    # What is learnt in the first seconds is known.
-    grid.set(ylim=(LOWEST_DRAWN, None))
-    grid.set_titles("{row_name}, {col_name}")
-    grid.set_axis_labels("seconds of training", "test accuracy (%)")
-    sns.move_legend(grid, "lower center", ncol=len(METHODS), title=None)
-    grid.tight_layout(rect=(0, 0.06, 1, 1))
-    grid.savefig(path, dpi=110)
-    plt.close(grid.figure)
+    rows, shares = [], {}
+    for p in rates():
+        masks = scores["method"].map(with_rate(p))
+        rows.append(scores.assign(p=p, masks=masks).dropna(subset="masks"))
+        _, each, thin = with_rate(p)
+        # This leaves out what not all seeds reach.
+        shares[p] = (seconds[thin] / seconds[each]).median()
+    return plots.learning(pd.concat(rows), shares)
 
 
 def main() -> None:
     parser = report.parser(__doc__, "thin_training")
-    parser.add_argument("--plot", default="docs/thin_training.png", type=Path)
     parser.add_argument("--seeds", default=SEEDS, type=int)
     parser.add_argument("--steps", default=STEPS, type=int, help="at least 10")
     parser.add_argument("--blocks", default=BLOCKS, type=int)
@@ -411,8 +410,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     title = "Thin training, measured"
-    results = report.run(arguments, PACKAGES, measure, title, page, short=short)
-    draw(scores_of(results), arguments.plot)
+    report.run(arguments, PACKAGES, measure, title, page, plot, short=short)
 
 
 if __name__ == "__main__":

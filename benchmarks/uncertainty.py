@@ -10,8 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import plots
 import report
-from comparisons import Comparison, measured, short, whole
+from comparisons import Comparison, compared, measured, short, whole
+from matplotlib.figure import Figure
 from measure import Call, medians, peak_megabytes
 from mlx.utils import tree_flatten
 from models import DigitNetwork
@@ -236,6 +238,16 @@ def docs(results: Results) -> list[str]:
     return [short(results, is_shown)]
 
 
+def plot(results: Results) -> Figure:
+    """All keys at once against a loop over them."""
+    shares = {
+        item.where.replace(f", {KEYS} keys", "").removesuffix(", eager"): item.ratio
+        for item in compared(results)
+        if (item.what, item.against) == ("sample", "loop") and is_shown(item)
+    }
+    return plots.subnetworks(shares, KEYS)
+
+
 def is_shown(item: Comparison) -> bool:
     """Whether the docs show it: of volumes, two classes stand for the others."""
     return "compiled" not in item.where and (
@@ -250,6 +262,7 @@ def main() -> None:
         lambda _: measured([digits, long_trunk, summaries]),
         "Uncertainty, measured",
         page,
+        plot,
         short=docs,
     )
 

@@ -4,6 +4,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 
@@ -37,6 +38,25 @@ def test_the_table_is_the_benchmarks(results, page):
     path = f"benchmarks/results/{results}"
     block = f"<!-- {path} -->\n{(ROOT / path).read_text()}<!-- end -->\n"
     assert block in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["short", "silent_faults", "uncertainty", "family", "thin", "thin_training"]
+)
+def test_the_picture_is_of_the_results(name):
+    """The picture holds the digest of the results that it was drawn from."""
+    digest = sha256((ROOT / f"benchmarks/results/{name}.json").read_bytes()).hexdigest()
+    assert digest.encode() in (ROOT / f"docs/pictures/{name}.png").read_bytes()
+
+
+def test_each_picture_is_on_a_page():
+    """test_links_lead_somewhere checks that each picture of a page exists."""
+    linked = {
+        (page.parent / target).resolve()
+        for page in PAGES
+        for target in TARGET.findall(page.read_text())
+    }
+    assert linked.issuperset(ROOT.glob("docs/pictures/*"))
 
 
 @pytest.mark.parametrize("line", [THEIRS, OURS])
