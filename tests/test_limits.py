@@ -123,7 +123,7 @@ def test_an_array_that_is_captured_and_an_input(compiles):
 
 
 def test_an_exported_function_loses_its_stop_gradient(tmp_path):
-    """So the gradient for an array of rates is wrong there: docs/good-to-know.md."""
+    """So the gradient for an array of rates is wrong there: docs/export.md."""
     path = str(tmp_path / "f.mlxfn")
     mx.export_function(path, lambda x: mx.stop_gradient(x) * x, mx.array(2.0))
     imported = mx.import_function(path)

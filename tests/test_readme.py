@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [
     *(ROOT / page for page in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
 ]
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 TARGET = re.compile(r"\]\(([^)\s]+)\)")
@@ -86,6 +86,13 @@ def test_links_lead_somewhere(page):
         assert linked.exists(), target
         if anchor:
             assert anchor in anchors(linked.read_text()), target
+
+
+def test_the_page_of_the_laws_names_every_file_of_them():
+    page = (ROOT / "docs" / "laws.md").read_text()
+    linked = {target for target in TARGET.findall(page) if "tests/laws/" in target}
+    laws = (path.name for path in ROOT.glob("tests/laws/test_*.py"))
+    assert linked == {f"../tests/laws/{name}" for name in laws}
 
 
 def test_the_readme_is_short():
