@@ -106,7 +106,7 @@ coverage: $(VENV)/test
 	$(BIN)/python -m coverage report
 
 peers: $(VENV)/peers
-	$(BIN)/python -m pytest tests/peers
+	$(BIN)/python -m pytest tests/peers docs/moving
 
 # The page comes last, since mlx-lm's grad_checkpoint changes a class for good.
 clients: $(CLIENTS)/clients

@@ -27,7 +27,7 @@ def teardown(namespace):
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
-    patterns=["README.md", "docs/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/moving/*.md"],
     setup=setup,
     teardown=teardown,
 ).pytest()
