@@ -117,6 +117,7 @@ def test_a_key_in_the_place_of_a_fixed_rate(key):
     for call in (
         lambda: chandrop.thin.keep_channels(key, 8, key),
         lambda: chandrop.thin.thin_dropout_channels(mx.ones((2, 8)), key, key, ()),
+        lambda: chandrop.thin.patch_dropout(mx.ones((2, 8, 4)), key, key),
     ):
         with pytest.raises(TypeError, match="p of dtype uint32, as keys have"):
             call()
@@ -193,7 +194,7 @@ def test_the_words_that_the_messages_name_work():
         for word in ("rate", "seed"):
             fix = WORDS[word][1].format(name=name)
             call = fix.removesuffix(".").split(": ")[1]
-            if word == "seed" and name in ("DropPath", "ThinDropPath"):
+            if word == "seed" and name in ("DropPath", "PatchDropout", "ThinDropPath"):
                 call = call.replace("(", "(0.5, ", 1)
             assert type(eval(call, LAYERS | {"mx": mx})).__name__ == name
 
@@ -386,6 +387,8 @@ def test_every_key_has_two_words(shape):
         lambda: example_keys(keys, 4),
         lambda: functional.concrete_dropout_channels(x, logit, keys, ()),
         lambda: thin.keep_channels(keys, 8, 0.5),
+        lambda: thin.patch_dropout(x[None], 0.5, keys),
+        lambda: thin.PatchDropout(0.5)(x[None], key=keys),
         lambda: thin.thin_dropout_channels(x, 0.5, keys, ()),
         lambda: thin.thin_drop_path(x, 0.5, keys, mx.tanh),
         lambda: thin.ThinDropPath(0.5)(x, mx.tanh, key=keys),

@@ -45,11 +45,11 @@ def as_axes(spatial_axes: Any) -> tuple[int, ...]:
     return as_integers(axes, "spatial axes such as 1 or (1, 2)")
 
 
-def as_size(size: object, name: str) -> int:
+def as_size(size: object, name: str, least: int = 1) -> int:
     """Converts a count, such as a number of entries along an axis, to int."""
     number = as_integer(size, name)
-    if not 1 <= number < 2**31:
-        expected = "at least 1" if number < 1 else "less than 2**31"
+    if not least <= number < 2**31:
+        expected = f"at least {least}" if number < least else "less than 2**31"
         raise ValueError(f"Received {name} = {number}. Expected {expected}.")
     return number
 
@@ -158,6 +158,18 @@ def check_has_axes(axes: Sequence[int]) -> None:
         raise ValueError(
             "Received no spatial axes. Expected those along which blocks extend, such as "
             "(1, 2)."
+        )
+
+
+def check_keys_of_batch(key: mx.array, x: mx.array) -> None:
+    """Raises unless there is one key, one for all examples alike, or one for each."""
+    if key.ndim == 1:
+        return
+    if key.ndim > 2 or x.ndim == 0 or len(key) not in (1, len(x)):
+        raise ValueError(
+            f"Received keys of shape {key.shape} for an input of shape {x.shape}. "
+            "Expected one key, (2,), one for all examples alike, (1, 2), or one for "
+            "each example along axis 0, (B, 2)."
         )
 
 

@@ -112,7 +112,7 @@ def test_every_layer(layer, key):
     def gradient(wrap):
         built = layer.build(key)
         wrapped = wrap(lambda x: mx.sin(built(x)) ** 2)
-        values = mx.value_and_grad(lambda x: (x * wrapped(x) * wrapped(x)).sum())(x)
+        values = mx.value_and_grad(lambda x: (wrapped(x) * wrapped(x)).sum())(x)
         return *values, built._key
 
     (value, gradient_, advanced), (expected_value, expected, expected_key) = (

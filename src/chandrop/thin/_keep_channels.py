@@ -55,14 +55,14 @@ def as_fixed_rate(p: Any) -> float:
         hint = ": p.item()" if hasattr(p, "item") else ""
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1), since it "
-            f"fixes how many channels, or examples, are kept{hint}."
+            f"fixes how many channels, examples or tokens are kept{hint}."
         )
     number: Any = p
     if not 0 <= number < 1:
         hint = f": for {p} % pass {number / 100}" if 2 <= number < 100 else ""
         raise ValueError(
-            f"Received p = {p}. Expected 0 <= p < 1, as at least one channel, or example, "
-            f"is kept{hint}."
+            f"Received p = {p}. Expected 0 <= p < 1, as at least one channel, example or "
+            f"token is kept{hint}."
         )
     return float(number)
 

@@ -10,7 +10,7 @@ from chandrop.thin._keep_channels import as_fixed_rate, keep_channels, number_ke
 
 
 class ThinLayer(DropoutLayer):
-    """A layer that keeps a fixed number of channels, or examples, of a batch."""
+    """A layer that keeps a fixed number of channels, examples or tokens."""
 
     _p: float
 

@@ -29,8 +29,9 @@ class ThinSequential(nn.Sequential):
 
     These run on the kept channels: ``mlx.nn``'s ungrouped convolutions and transposed
     convolutions, Linear, poolings, Upsample, BatchNorm, InstanceNorm, the activations that
-    treat each channel alone, chandrop's layers except AlphaDropout, and layers of yours
-    that declare what they do to channels. A class declares it in its own body:
+    treat each channel alone, chandrop's layers except AlphaDropout and PatchDropout, and
+    layers of yours that declare what they do to channels. A class declares it in its own
+    body:
 
     - ``on_channels = "keeps zero"``: each output channel depends on its input channel
       alone, and a channel of zeros stays one.

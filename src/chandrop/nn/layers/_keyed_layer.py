@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import mlx.core as mx
 import mlx.nn as nn
 
+from chandrop._checks import check_keys_of_batch
 from chandrop._mlx import vmap
 from chandrop.nn._call_context import (
     NO_CONTEXT,
@@ -156,14 +157,9 @@ class KeyedLayer(nn.Module):
     def _draw_examples(self, x: mx.array, key: Key) -> mx.array:
         """Draws with one key, or draws each example with its own key."""
         check_key(key)
+        check_keys_of_batch(key, x)
         if key.ndim == 1:
             return self.draw(x, key)
-        if key.ndim > 2 or x.ndim == 0 or len(key) not in (1, len(x)):
-            raise ValueError(
-                f"Received keys of shape {key.shape} for an input of shape {x.shape}. "
-                "Expected one key, (2,), one for all examples alike, (1, 2), or one for "
-                "each example along axis 0, (B, 2)."
-            )
         if len(key) == 0:  # No example draws, but MLX would divide by their number.
             key = mx.zeros((1, 2), dtype=mx.uint32)
         before = Snapshot(self)
