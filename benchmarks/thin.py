@@ -24,13 +24,14 @@ from tqdm import tqdm
 from training import Residual, training_step
 
 from chandrop.nn import Dropout2d, DropPath, functional_call
-from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential
+from chandrop.thin import PatchDropout, ThinDropout, ThinDropPath, ThinSequential
 from chandrop.uncertainty import predict
 
 RATES = (0.25, 0.5, 0.75)
 P, DEPTH_P = 0.5, 0.4
 COLOURS, WIDTH, CLASSES = 3, 64, 10
 CONVOLUTIONS, BLOCKS = 4, 8
+PATCHES, DIMS, HEADS, LAYERS = 196, 192, 3, 4
 MEMBERS = 16
 LEARNING_RATE = 1e-3
 WAYS = ("eager", "compiled")
@@ -41,11 +42,13 @@ OURS = "chandrop.nn.Dropout2d"
 THEIRS = "mlx.nn.Dropout2d"
 NONE = "no dropout"
 THIN_DEPTH, DENSE_DEPTH = "ThinDropPath", "DropPath"
+FEWER_TOKENS = "PatchDropout"
 
 STEP = "training step"
 SAMPLES = f"{MEMBERS} samples"
 BLOCK = "residual block"
 DEPTH = "stochastic depth"
+TOKENS = "vision transformer"
 TORCH = "torch's step"
 
 Layer = Callable[[mx.array], mx.array]
@@ -59,6 +62,7 @@ class Size:
     side: int = 20
     # Sixteen convolutions fit into the same time at a quarter of the pixels.
     deep_side: int = 10
+    token_images: int = 8
     rounds: int = 7
     long_rounds: int = 5
 
@@ -71,7 +75,7 @@ class Size:
         return x, labels
 
 
-QUICK = Size(images=4, side=8, deep_side=4, rounds=2, long_rounds=2)
+QUICK = Size(images=4, side=8, deep_side=4, token_images=1, rounds=2, long_rounds=2)
 
 
 @dataclass
@@ -82,8 +86,8 @@ class Comparison:
         of: what is computed.
         way: eager or compiled.
         p: the rate.
-        limit: how many times as many multiply-adds the convolutions of the others have;
-            none if the first skips nothing.
+        limit: how many times as many multiply-adds the others have; none if the first
+            skips nothing.
         seconds: the medians by name.
         megabytes: the peak memory by name.
     """
@@ -152,6 +156,25 @@ def deep_network(name: str, p: float) -> nn.Module:
     return nn.Sequential(*blocks, *head())
 
 
+class VisionTransformer(nn.Module):
+    """A vision transformer, for the pixels of patches."""
+
+    def __init__(self, name: str, p: float):
+        super().__init__()
+        self.embedding = nn.Linear(DIMS, DIMS)
+        self.class_token = mx.zeros((1, 1, DIMS))
+        self.positions = mx.random.normal((1, 1 + PATCHES, DIMS))
+        self.dropout = PatchDropout(p) if name == FEWER_TOKENS else nn.Identity()
+        self.encoder = nn.TransformerEncoder(LAYERS, DIMS, HEADS, norm_first=True)
+        self.head = nn.Linear(DIMS, CLASSES)
+
+    def __call__(self, patches: mx.array) -> mx.array:
+        class_token = mx.broadcast_to(self.class_token, (len(patches), 1, DIMS))
+        x = mx.concatenate([class_token, self.embedding(patches)], axis=1)
+        x = self.dropout(x + self.positions)
+        return self.head(self.encoder(x, None)[:, 0])
+
+
 def limit(dense: Sequence[int], thin: Sequence[int], passes: Sequence[int]) -> float:
     """Returns how many times as many multiply-adds dense convolutions have.
 
@@ -178,6 +201,19 @@ def plain_limit(p: float, training: bool) -> float:
     passes = [2, *[3] * (CONVOLUTIONS - 1)] if training else [1] * CONVOLUTIONS
     dense, thin = [WIDTH] * CONVOLUTIONS, [kept(p)] * CONVOLUTIONS
     return limit([COLOURS, *dense], [COLOURS, *thin], passes)
+
+
+def tokens_limit(p: float) -> float:
+    def multiply_adds(patches: int) -> int:
+        tokens = 1 + patches
+        # Of a layer: four matrices for attention, two of four times the size behind it,
+        # the scores, and the values that these weigh.
+        layer = 12 * DIMS**2 * tokens + 2 * DIMS * tokens**2
+        # A step does each layer again for the gradient of its weights and for that of its
+        # input, except that the patches' gradient is not needed.
+        return 2 * DIMS**2 * PATCHES + 3 * LAYERS * layer
+
+    return multiply_adds(PATCHES) / multiply_adds(kept(p, PATCHES))
 
 
 def compare_steps(
@@ -260,6 +296,17 @@ def depth(size: Size) -> Iterator[Comparison]:
     yield from compare_steps(DEPTH, DEPTH_P, most, deep_network, names, inputs, size.rounds)
 
 
+def tokens(size: Size) -> Iterator[Comparison]:
+    """A vision transformer that leaves tokens out."""
+    x = mx.random.normal((size.token_images, PATCHES, DIMS))
+    labels = mx.random.randint(0, CLASSES, (size.token_images,))
+    mx.eval(x, labels)
+    yield from compare_steps(
+        *(TOKENS, P, tokens_limit(P), VisionTransformer, (FEWER_TOKENS, NONE)),
+        *((x, labels), size.long_rounds),
+    )
+
+
 def in_torch(size: Size) -> Iterator[Comparison]:
     """The network's training step in torch, which skips nothing either."""
     torch.set_num_threads(1)
@@ -293,7 +340,7 @@ def torch_step(
     return step
 
 
-MEASUREMENTS = [steps, samples, residual_blocks, depth, in_torch]
+MEASUREMENTS = [steps, samples, residual_blocks, depth, tokens, in_torch]
 
 # How many times faster than what the thin one has to be, at which rate.
 TARGETS = [
@@ -301,6 +348,7 @@ TARGETS = [
     (SAMPLES, P, f"{THEIRS}, loop", 3.3),
     (BLOCK, P, THEIRS, 1.7),
     (DEPTH, DEPTH_P, DENSE_DEPTH, 1.4),
+    (TOKENS, P, NONE, 1.7),
 ]
 # What the short table holds each against.
 AGAINST = {of: other for of, _, other, _ in TARGETS}
@@ -377,8 +425,8 @@ def plot(results: Results) -> Figure:
 EXPLANATION = (
     "`python benchmarks/thin.py` wrote this page: medians of calls that took turns in one "
     "run, in float32, channels last. MLX's CPU backend uses one core, and torch was given "
-    "one. The limit is how many times as many multiply-adds the convolutions of the dense "
-    "network have, in a step or in a call."
+    "one. The limit is how many times as many multiply-adds the convolutions, or matrices, "
+    "of the dense network have, in a step or in a call."
 )
 
 
@@ -399,7 +447,10 @@ def sections(size: Size) -> dict[str, str]:
         DEPTH: f"A step of {BLOCKS} residual blocks, each of a convolution, a relu and a "
         f"convolution, of {WIDTH} channels, the mean and a linear layer; {deep_images}, of "
         f"which a block computes {kept(DEPTH_P, size.images)}.",
-        TORCH: "A step of the same network in torch, channels first, on one core: its "
+        TOKENS: f"A step of a vision transformer: {LAYERS} layers of {DIMS} channels and "
+        f"{HEADS} heads, for {PATCHES} patches and a class token of each of "
+        f"{size.token_images} images, of which they compute {kept(P, PATCHES)} patches.",
+        TORCH: "A step of the first network in torch, channels first, on one core: its "
         "dropout computes what it drops, too.",
     }
 

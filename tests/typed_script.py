@@ -9,7 +9,7 @@ import chandrop
 from chandrop.functional import Rate, dropout2d
 from chandrop.nn import Dropout2d, KeyedLayer, checkpoint, convert, functional_call
 from chandrop.random import Key, example_keys
-from chandrop.thin import ThinDropout
+from chandrop.thin import PatchDropout, ThinDropout, patch_dropout
 from chandrop.uncertainty import Classification, Regression, predict
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ def script(x: mx.array, key: Key, rate: Rate) -> None:
     assert_type(layer(x), mx.array)
     assert_type(layer.p, float | mx.array)
     assert_type(ThinDropout(0.5).p, float)
+    assert_type(PatchDropout(0.5, prefix_tokens=0)(x), mx.array)
+    assert_type(patch_dropout(x, 0.5, key), mx.array)
     assert_type(Noise()(x, key=key), mx.array)
     model = nn.Linear(4, 4)
     assert_type(convert(model), nn.Linear)

@@ -32,12 +32,15 @@ from torch.nn import functional
 
 import chandrop.functional
 import chandrop.nn
+import chandrop.random
+import chandrop.thin
 from chandrop.functional._drop_block import _any_in_block
 
 no_log = {"utils": {"_log_api_usage_once": lambda *_: None}}
 tv_block = load_without_init("torchvision", "ops.drop_block", **no_log)
 tv_depth = load_without_init("torchvision", "ops.stochastic_depth", **no_log)
 timm = load_without_init("timm", "layers.drop")
+timm_patches = load_without_init("timm", "layers.patch_dropout")
 
 PAGE = Path(__file__).parents[2] / "docs" / "names.md"
 P, BLOCK_SIZE = 0.3, 3
@@ -55,7 +58,7 @@ def table():
 
 NAMES = {
     name: getattr(module, name)
-    for module in (chandrop.functional, chandrop.nn)
+    for module in (chandrop.functional, chandrop.nn, chandrop.random, chandrop.thin)
     for name in module.__all__
 }
 NAMES |= {"mx": mx, "nn": nn, "p": P, "block_size": BLOCK_SIZE}
@@ -66,11 +69,11 @@ def our_line(line, **variables):
     return eval(line, NAMES | variables)
 
 
-def ours(line, x, seed):
+def ours(line, x, seed, dtype=mx.float32):
     """Evaluates our cell for an input; the seed also determines a layer's own key."""
     mx.random.seed(seed)
     y = our_line(line, x=mx.array(x), key=mx.random.key(seed))
-    assert y.dtype == mx.float32
+    assert y.dtype == dtype
     return np.array(y)
 
 
@@ -86,6 +89,17 @@ def with_torch(call, spatial_ndim=None):
         with torch.no_grad():
             y = call(torch.tensor(np.moveaxis(x, -1, int(batched))))
         return np.moveaxis(y.numpy(), int(batched), -1)
+
+    return theirs
+
+
+def with_tokens(call, output=None):
+    """Wraps a call of torch whose channels are last, and chooses one of its outputs."""
+
+    def theirs(x, seed):
+        torch.default_generator.manual_seed(seed)
+        y = call(torch.tensor(x))
+        return (y if output is None else y[output]).numpy()
 
     return theirs
 
@@ -352,6 +366,47 @@ class Rates:
             np.testing.assert_allclose(our_line(line, n=n), self.theirs(n), atol=1e-7)
 
 
+class Kept:
+    """Both keep as many tokens of each example, in order, and return their places."""
+
+    dtype, prefix = mx.uint32, 1
+
+    def __init__(self, theirs):
+        self.theirs = theirs
+
+    def compare(self, line, false_alarms):
+        for tokens in (1, 10, 13, 40):
+            numbers = 100 * np.arange(6)[:, None] + np.arange(self.prefix + tokens)
+            x = np.repeat(numbers[..., None], 4, axis=-1).astype(np.float32)
+            for call in (partial(ours, line, dtype=self.dtype), self.theirs):
+                kept = [self.places(call(x, seed).astype(int)) for seed in range(3)]
+                assert np.shape(kept) == (3, 6, max(1, round(tokens * (1 - P))))
+                assert (np.diff(kept) > 0).all()
+                assert 0 <= np.min(kept) <= np.max(kept) < tokens
+                if tokens == 40:
+                    assert len(np.unique(np.concatenate(kept), axis=0)) == 18
+
+    def places(self, kept):
+        return kept
+
+
+class Tokens(Kept):
+    """As Kept, but they return the tokens, whose numbers tell the places."""
+
+    dtype = mx.float32
+
+    def __init__(self, theirs, prefix=1):
+        self.theirs, self.prefix = theirs, prefix
+
+    def places(self, y):
+        np.testing.assert_array_equal(y, np.broadcast_to(y[..., :1], y.shape))
+        examples, places = np.divmod(y[..., 0], 100)
+        np.testing.assert_array_equal(examples.T, [np.arange(len(y))] * y.shape[1])
+        prefix, kept = places[:, : self.prefix], places[:, self.prefix :]
+        np.testing.assert_array_equal(prefix, [np.arange(self.prefix)] * len(y))
+        return kept - self.prefix
+
+
 def in_window(reduce, array, size, axes):
     view = sliding_window_view(array, [size] * len(axes), axes)
     return reduce(view, axis=tuple(range(-len(axes), 0)))
@@ -587,6 +642,20 @@ PEERS = {
         "drop_block_2d(x, p, block_size, couple_channels=False)": Blocks(
             with_torch(partial(DROP_BLOCK_2D, couple_channels=False)), IMAGES, seeds_around
         ),
+        "PatchDropout(p, ordered=True)": Tokens(
+            with_tokens(timm_patches.PatchDropout(P, ordered=True))
+        ),
+        "PatchDropout(p, num_prefix_tokens=3, ordered=True)": Tokens(
+            with_tokens(timm_patches.PatchDropout(P, 3, ordered=True)), prefix=3
+        ),
+        "PatchDropoutWithIndices(p, ordered=True), its indices": Kept(
+            with_tokens(timm_patches.PatchDropoutWithIndices(P, ordered=True), 1)
+        ),
+        "patch_dropout_forward(x, p, 1, True, True), its tokens": Tokens(
+            with_tokens(
+                lambda x: timm_patches.patch_dropout_forward(x, P, 1, True, True), 0
+            )
+        ),
     },
     "torchvision": {
         'StochasticDepth(p, "row")': Mask(
@@ -633,10 +702,6 @@ def test_row(row, false_alarms):
     PEERS[library][name].compare(ROWS[row], false_alarms)
 
 
-# What the page leaves out: not dropout of channels or elements.
-LEFT_OUT = {"PatchDropout", "PatchDropoutWithIndices", "patch_dropout_forward"}
-
-
 @pytest.mark.parametrize(
     ("library", "exported"),
     [
@@ -656,7 +721,7 @@ def test_no_name_is_missing(library, exported):
         re.match(r"(?:\w+\.)?(\w+)\(", name)[1] for lib, name in ROWS if lib == library
     }
     assert dropping
-    assert dropping - LEFT_OUT <= named
+    assert dropping <= named
 
 
 # The same seeds make the same blocks.
@@ -715,6 +780,23 @@ def test_seeds_of_timm_give_the_same_blocks(size, couple_channels, monkeypatch):
 
 
 # The notes below the table.
+
+
+@pytest.mark.parametrize(
+    ("tokens", "p", "theirs"), [(20, 0.9, 1), (7, 0.3, 4), (8, 0.5, 4)]
+)
+def test_how_many_tokens_timm_keeps(tokens, p, theirs):
+    """The others truncate, also what is an integer but for rounding."""
+    kept = timm_patches.PatchDropout(p)(torch.ones(2, 1 + tokens, 4))
+    assert kept.shape == (2, 1 + theirs, 4)
+    ours = chandrop.thin.PatchDropout(p)(mx.ones((2, 1 + tokens, 4)))
+    assert ours.shape == (2, 1 + max(1, round((1 - p) * tokens)), 4)
+
+
+def test_timm_shuffles_tokens_by_default():
+    torch.manual_seed(0)
+    x = torch.arange(41.0)[None, :, None].expand(2, -1, 3)
+    assert (timm_patches.PatchDropout(P)(x)[..., 0].diff() < 0).any()
 
 
 @pytest.mark.parametrize(

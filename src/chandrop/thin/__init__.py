@@ -1,4 +1,4 @@
-"""Thin networks: one mask for the batch, so that what is dropped is not computed."""
+"""Thin networks: a fixed number is kept, so that what is dropped is not computed."""
 
 from chandrop._home import set_home
 from chandrop.thin._keep_channels import keep_channels
