@@ -18,7 +18,7 @@ from chandrop.nn import (
     GaussianDropout,
     checkpoint,
 )
-from chandrop.thin import ThinDropout, ThinDropPath, ThinSequential
+from chandrop.thin import PatchDropout, ThinDropout, ThinDropPath, ThinSequential
 
 WIDTH = 4
 
@@ -119,6 +119,7 @@ LAYERS = {
     "block": lambda p: DropBlock(p, BLOCK, 1),
     "thin": ThinDropout,
     "thin path": ThinDropPath,
+    "patches": PatchDropout,
 }
 WRAPS = {"chandrop's": checkpoint, "mlx.nn's": nn.utils.checkpoint}
 
@@ -158,10 +159,13 @@ class Block:
 def random_model(rng):
     """A chain of random blocks, with at least one random layer."""
     blocks = [random_block(rng, 2) for _ in range(rng.integers(1, 4))]
-    last = _drop(rng)
+    blocks.append(_drop(rng))
+    # Not within a block, whose output may be added to its input.
+    if rng.random() < 0.2:
+        blocks.insert(int(rng.integers(len(blocks))), _drop(rng, ("patches",)))
     return Block(
-        " | ".join(map(str, [*blocks, last])),
-        lambda of: nn.Sequential(*(block.build(of) for block in [*blocks, last])),
+        " | ".join(map(str, blocks)),
+        lambda of: nn.Sequential(*(block.build(of) for block in blocks)),
     )
 
 

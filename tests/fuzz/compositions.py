@@ -7,7 +7,6 @@ compile and export the same function, and for derivatives their closed form.
 
 import mlx.core as mx
 import numpy as np
-from fuzz.affine import Affine
 from fuzz.definitions import fold_in, split
 from fuzz.inputs import assert_equal, random_values, random_view, rounded
 from fuzz.limits import limit_of
@@ -41,7 +40,9 @@ class Composition:
         # So that no power of the scale is beyond the dtype's range.
         limit = {mx.float16: 0.3, mx.bfloat16: 0.5}.get(self.dtype, 0.9)
         self.member = member = random_member(rng, limit)
-        shapes = Shapes(member.shape, member.key_shape, member.rate.shape, member.shape)
+        shapes = Shapes(
+            member.shape, member.key_shape, member.rate.shape, member.output_shape
+        )
         state = None if member.layer is None else member.layer.state
         self.transforms, self.draws = [], 1
         for _ in range(rng.integers(1, 5)):
@@ -116,8 +117,7 @@ class Composition:
             key = self._subkeys[place.draw]
             for i in place.members:
                 key = fold_in(key, i)
-        scale, shift = self.member.define(key, rate)
-        return Affine(scale, shift, positions)
+        return self.member.define(positions, key, rate)
 
     def _evaluated(self, affine, x):
         x = np.array(x) if self.dtype == mx.complex64 else np.array(x.astype(mx.float32))

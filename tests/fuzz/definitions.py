@@ -122,6 +122,20 @@ def thin(axis):
     return draw
 
 
+def tokens_left(shape, key, rate, prefix=1):
+    """The index of the tokens that each example keeps, behind a prefix that stays."""
+    examples, tokens = shape[0], shape[1] - prefix
+    kept = _number_kept(tokens, rate)
+    if kept == tokens:
+        return ...
+    keys = key if key.ndim > 1 else [fold_in(key, i) for i in range(examples)]
+    orders = [mx.random.permutation(tokens, key=mx.array(own)) for own in keys]
+    chosen = [prefix + np.sort(np.array(order)[:kept]) for order in orders]
+    places = [np.concatenate([np.arange(prefix), some]) for some in chosen]
+    places = np.reshape(places, (len(keys), prefix + kept)).astype(int)
+    return np.arange(examples)[:, None], places
+
+
 def _number_kept(length, rate):
     return min(length, max(1, round((1 - rate) * length)))
 

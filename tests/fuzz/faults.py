@@ -100,6 +100,12 @@ FAULTS = [
         "0 * first + mx.arange(n, dtype=mx.uint32)",
     ),
     Fault(
+        "the tokens that an example keeps depend on how many there are",
+        "thin/_patch_dropout.py",
+        "example_keys(key, len(x)) if key.ndim == 1",
+        "mx.random.split(key, len(x)) if key.ndim == 1",
+    ),
+    Fault(
         "a thin chain leaves out the scale of channels that it keeps",
         "thin/_thin_sequential.py",
         "x = x * kept_scale(kept, channels, x.dtype)",

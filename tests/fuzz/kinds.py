@@ -30,6 +30,7 @@ class Kind:
     draw: ``(shape, key, p) -> (scale, shift)``, its definition.
     function: ``(x, p, key) -> y``.
     layer: ``(p, key) -> layer``.
+    left: ``(key, p) -> index``, what of the input is left.
     call: ``(layer, x, **key) -> y``, how the layer is called.
     rate: ``(rng, limit) -> p``, a random rate, a number or an array.
     keeps_all: ``p -> bool``, whether nothing is drawn at this rate.
@@ -43,6 +44,7 @@ class Kind:
     draw: Callable[..., Any]
     function: Callable[..., mx.array]
     layer: Callable[..., nn.Module]
+    left: Callable[..., Any] = lambda key, p: ...
     call: Callable[..., mx.array] = lambda layer, x, **key: layer(x, **key)
     rate: Callable[..., Any] = lambda rng, limit: random_number(rng, limit)
     keeps_all: Callable[..., bool] = keeps_all
@@ -238,6 +240,10 @@ def _drop_block(rng):
     return kind
 
 
+def _fixed_rate(rng, limit):
+    return min(random_number(rng, limit), 0.95)
+
+
 def _thin(name, shape, axis, function, layer, **others):
     return Kind(
         name,
@@ -245,7 +251,7 @@ def _thin(name, shape, axis, function, layer, **others):
         definitions.thin(axis),
         function,
         layer,
-        rate=lambda rng, limit: min(random_number(rng, limit), 0.95),
+        rate=_fixed_rate,
         keeps_all=lambda p: keeps_all(p, shape, axis),
         key_shapes=((2,), (2,), (1, 2)),
         **others,
@@ -291,6 +297,25 @@ def _branch(x):
     return x * 1
 
 
+def _patches(rng):
+    shape = random_shape(rng, int(rng.integers(3, 6)))
+    # The reference is a loop over the examples.
+    shape = (min(shape[0], 50), *shape[1:])
+    prefix = int(rng.integers(0, min(shape[1], 3) + 1))
+    return Kind(
+        f"patch_dropout[{prefix}]",
+        shape,
+        lambda shape, key, p: (np.float32(1), np.float32(0)),
+        lambda x, p, key: thin.patch_dropout(x, p, key, prefix),
+        lambda p, key: thin.PatchDropout(p, prefix, key=key),
+        left=lambda key, p: definitions.tokens_left(shape, key, p, prefix),
+        rate=_fixed_rate,
+        keeps_all=lambda p: keeps_all(p, (shape[1] - prefix,), 0),
+        key_shapes=((2,), (2,), (shape[0], 2), (1, 2)),
+        multiplies=False,
+    )
+
+
 _KINDS = [
     _any_layout(definitions.dropping, functional.dropout_channels, layers.ChannelDropout),
     _any_layout(definitions.dropping, _multiplied, layers.ChannelDropout),
@@ -312,4 +337,5 @@ _KINDS = [
     _drop_block,
     _thin_channels,
     _thin_examples,
+    _patches,
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from fuzz.affine import Affine
 from fuzz.kinds import random_kind
 from fuzz.shapes import pick
 
@@ -17,7 +18,7 @@ class Member:
 
     call: ``(x, key, rate) -> y``. A layer has a rate, and perhaps keys, of its own, and
         ignores those that it is given.
-    define: ``(key, rate) -> (scale, shift)``, in NumPy, of the input's shape.
+    define: ``(positions, key, rate) -> Affine``, in NumPy, of the input's positions.
     layer: the layer, if it draws by its own key.
     advances: whether the layer's key then advances.
     exact: whether the definition has the very bits.
@@ -28,6 +29,7 @@ class Member:
     call: Callable[..., mx.array]
     define: Callable[..., Any]
     shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
     key_shape: tuple[int, ...]
     rate: np.ndarray
     layer: nn.Module | None
@@ -58,16 +60,21 @@ def random_member(rng, limit):
             given = {"key": key} if form == "layer with a key" else {}
             return kind.call(layer, x, **given)
 
-    def define(key, given_rate):
-        parts = kind.draw(kind.shape, key, given_rate if takes_rate else rate)
-        return [np.broadcast_to(np.asarray(part), kind.shape) for part in parts]
+    def define(positions, key, given_rate):
+        own = given_rate if takes_rate else rate
+        parts, left = kind.draw(kind.shape, key, own), kind.left(key, own)
+        scale, shift = (np.broadcast_to(np.asarray(part), kind.shape) for part in parts)
+        return Affine(scale[left], shift[left], positions[left])
 
+    all_positions = np.zeros(kind.shape)
+    output = all_positions[kind.left(np.zeros(key_shape, np.uint32), rate)]
     shown = f"rates of {rate.shape}" if is_array else f"p={rate!r}"
     return Member(
         f"{form} {kind.name}, {shown}, keys of {key_shape}",
         call,
         define,
         kind.shape,
+        output.shape,
         key_shape,
         rate if takes_rate else np.zeros((), np.float32),
         layer if form == "layer" else None,

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from fuzz import definitions
-from fuzz.definitions import by_example, fold_in, keeps_all, on_channels, split
+from fuzz.definitions import by_example, fold_in, keeps_all, on_channels, split, tokens_left
 
 from chandrop.functional import drop_block
 
@@ -46,21 +46,28 @@ class Plain(nn.Module):
             self.logit = mx.array(np.log(p / (1 - p)), mx.float32)
 
     def __call__(self, x):
-        axis = {"thin": 2, "thin path": 0}.get(self.kind)
-        keeps = self.kind != "concrete" and keeps_all(self.p, x.shape, axis)
-        if not self.training or keeps:
+        if not self.training or self._keeps_all(x.shape):
             return x
         self.key, key = split(self.key)
         for i in self.members:
             key = fold_in(key, i)
         if self.kind == "concrete":
             return x * self._concrete(x.shape, key)
+        if self.kind == "patches":
+            return x[tuple(map(mx.array, tokens_left(x.shape, key, self.p)))]
         draw = DRAWS[self.kind]
         if "thin" not in self.kind:
             scale, shift = by_example(draw, x.shape, key, self.p)
         else:
             scale, shift = draw(x.shape, key, self.p)
         return x * mx.array(scale) + mx.array(shift)
+
+    def _keeps_all(self, shape):
+        if self.kind == "concrete":
+            return False
+        if self.kind == "patches":
+            return keeps_all(self.p, (shape[1] - 1,), 0)
+        return keeps_all(self.p, shape, {"thin": 2, "thin path": 0}.get(self.kind))
 
     def _concrete(self, shape, key):
         """With the gradient of the rate, so in MLX."""
