@@ -65,7 +65,7 @@ def patch_dropout(x: mx.array, p: float, key: Key, prefix_tokens: int = 1) -> mx
 
 
 def _tokens_after(prefix_tokens: int, x: Any) -> int:
-    """Returns how many tokens an input has after the prefix; raises for no tokens."""
+    """Returns how many tokens follow the prefix; raises for an input without them."""
     check_input(x)
     if x.ndim < 3:
         check_is_no_key(x, "an input")
