@@ -10,11 +10,10 @@ from chandrop.thin._thin_layer import ThinLayer
 
 
 def patch_dropout(x: mx.array, p: float, key: Key, prefix_tokens: int = 1) -> mx.array:
-    r"""Keeps a fixed number of the tokens of each example, and leaves out the others.
+    """Keeps a fixed number of the tokens of each example, and leaves out the others.
 
-    Of the :math:`n` tokens after the prefix :math:`k = \max(1, \mathrm{round}((1-p) n))`
-    are kept, in their order and unscaled, so that the rest of the network computes these
-    alone. Put it after the position embeddings. Tokens of the prefix, such as class tokens
+    Of the ``n`` tokens after the prefix ``k = max(1, round((1 - p) * n))`` are kept, in
+    their order and unscaled, so that the rest of the network computes these alone. Put it after the position embeddings. Tokens of the prefix, such as class tokens
     and registers, stay.
 
     Args:
