@@ -8,6 +8,7 @@ from chandrop.functional._concrete_dropout_channels import (
 )
 from chandrop.functional._drop_block import drop_block
 from chandrop.functional._drop_path import drop_path
+from chandrop.functional._dropout_attention import dropout_attention
 from chandrop.functional._dropout_channels import Rate, channel_mask, dropout_channels
 from chandrop.functional._gaussian_dropout_channels import gaussian_dropout_channels
 from chandrop.functional._layouts import dropout, dropout1d, dropout2d, dropout3d
@@ -24,6 +25,7 @@ __all__ = [
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "dropout_attention",
     "dropout_channels",
     "gaussian_dropout_channels",
 ]

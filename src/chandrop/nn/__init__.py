@@ -6,6 +6,7 @@ of parameters, key and input.
 
 from chandrop._home import set_home
 from chandrop.nn.layers._alpha_dropout import AlphaDropout
+from chandrop.nn.layers._attention_dropout import AttentionDropout
 from chandrop.nn.layers._channel_dropout import ChannelDropout
 from chandrop.nn.layers._concrete_dropout import ConcreteDropout
 from chandrop.nn.layers._drop_block import DropBlock
@@ -14,6 +15,7 @@ from chandrop.nn.layers._dropout_layer import DropoutLayer
 from chandrop.nn.layers._gaussian_dropout import GaussianDropout
 from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.layers._layouts import Dropout, Dropout1d, Dropout2d, Dropout3d
+from chandrop.nn.layers._multi_head_attention import MultiHeadAttention
 from chandrop.nn.tools._check_step import check_step
 from chandrop.nn.tools._checkpoint import checkpoint
 from chandrop.nn.tools._convert import convert, revert
@@ -24,6 +26,7 @@ from chandrop.nn.tools._transforms import wrap_transforms
 
 __all__ = [
     "AlphaDropout",
+    "AttentionDropout",
     "ChannelDropout",
     "ConcreteDropout",
     "DropBlock",
@@ -35,6 +38,7 @@ __all__ = [
     "DropoutLayer",
     "GaussianDropout",
     "KeyedLayer",
+    "MultiHeadAttention",
     "check_step",
     "checkpoint",
     "convert",

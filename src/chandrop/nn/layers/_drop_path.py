@@ -3,8 +3,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import check_has_batch, check_input
-from chandrop.functional import dropout_channels
+from chandrop._checks import check_flag, check_has_batch
+from chandrop.functional import Rate, drop_path
 from chandrop.nn.layers._dropout_layer import DropoutLayer
 from chandrop.random import Key
 
@@ -41,10 +41,23 @@ class DropPath(DropoutLayer):
     on_channels = "multiplies"
     _draws_batches = True
 
+    def __init__(self, p: Rate, *, scale: bool = True, key: Key | None = None):
+        """Creates a layer in training mode.
+
+        Args:
+            p: the probability of dropping an example: a number in ``[0, 1]``, or an array
+                ``(B, 1, ..., 1)``.
+            scale: whether to scale what is kept. If not, the branch is on average ``1 - p``
+                times what it is in eval mode; to multiply it by that in eval mode, as the
+                original does, is up to the block. Default: true.
+            key: the initial key, ``(2,)``; see :class:`KeyedLayer`.
+        """
+        super().__init__(p, key=key)
+        check_flag(scale, "scale")
+        self._scale = scale
+
     def draw(self, x: mx.array, key: Key) -> mx.array:
-        check_input(x)
-        check_has_batch(x)
-        return dropout_channels(x, self.p, key, range(1, x.ndim))
+        return drop_path(x, self.p, key, scale=self._scale)
 
     def _check(self, x: Any, key: Key | None) -> None:
         super()._check(x, key)
@@ -52,3 +65,6 @@ class DropPath(DropoutLayer):
 
     def _constant_axes(self, ndim: int) -> Sequence[int]:
         return range(1, ndim)
+
+    def _extra_repr(self) -> str:
+        return f"{super()._extra_repr()}{'' if self._scale else ', scale=False'}"

@@ -7,7 +7,11 @@ import mlx.nn as nn
 
 NAMES_OF_RATE = frozenset({"rate", "drop_prob", "dropout", "_p_1"})
 
-_OURS = {**dict.fromkeys(NAMES_OF_RATE, "p"), "rngs": "key", "seed": "key"}
+_OURS = {
+    **dict.fromkeys(NAMES_OF_RATE, "p"),
+    **dict.fromkeys(("rngs", "seed"), "key"),
+    "scale_by_keep": "scale",
+}
 _MODE = "A layer is in training mode: layer.eval() and layer.train() change that"
 _AXES = "Channels are last; for other layouts: ChannelDropout(p, spatial_axes=...)"
 _EXPECTED = {
@@ -19,7 +23,6 @@ _EXPECTED = {
     "noise_shape": _AXES,
     "broadcast_dims": _AXES,
     "mode": "A DropPath draws for each example; layer(x, key=key[None]) draws once for all",
-    "scale_by_keep": "A DropPath always scales what it keeps, which keeps the mean",
 }
 
 
@@ -51,7 +54,7 @@ def check_arguments(
         shown = repr(value) if isinstance(value, (bool, int, float, str)) else "..."
         ours = _OURS.get(word)
         if ours in names:
-            example = shown if ours == "p" else "mx.random.key(0)"
+            example = "mx.random.key(0)" if ours == "key" else shown
             expected = f"Expected {ours}: {layer.__name__}({ours}={example})"
         else:
             expected = _EXPECTED.get(word, f"Expected one of {', '.join(names)}")
