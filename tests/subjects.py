@@ -124,6 +124,13 @@ SUBJECTS += [
         (2, 4),
     ),
     Subject(
+        "drop_path:not scaled",
+        lambda x, p, key: chandrop.functional.drop_path(x, p, key, scale=False),
+        lambda rank: tuple(range(1, rank)),
+        (2, 4),
+        drops=False,
+    ),
+    Subject(
         "alpha_dropout_channels",
         _noise(chandrop.functional.alpha_dropout_channels, (1, 2)),
         lambda _: (1, 2),
@@ -240,6 +247,7 @@ LAYERS = [
     _built(chandrop.nn.Dropout3d, (4, 2, 3, 3, 6)),
     _built(chandrop.nn.ChannelDropout, (4, 6, 3, 5), spatial_axes=(2, 3)),
     _built(chandrop.nn.DropPath, (4, 3, 6)),
+    _built(chandrop.nn.DropPath, (4, 3, 6), scale=False),
     _built(chandrop.nn.DropBlock, (4, 5, 6), block_size=3, spatial_axes=1),
     _built(chandrop.nn.DropBlock, (4, 5, 6, 6), block_size=3, spatial_axes=(1, 2)),
     _built(chandrop.nn.DropBlock, (4, 6, 5, 6), block_size=3, spatial_axes=(2, 3)),

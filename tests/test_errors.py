@@ -171,7 +171,7 @@ WORDS = {
     "noise_shape": ((4, 1, 8), "ChannelDropout(p, spatial_axes=...)."),
     "broadcast_dims": ((1,), "ChannelDropout(p, spatial_axes=...)."),
     "mode": ("batch", "layer(x, key=key[None]) draws once for all."),
-    "scale_by_keep": (False, "always scales what it keeps, which keeps the mean."),
+    "scale_by_keep": (False, "Expected "),
     "keys": (0, "Expected one of p, "),
 }
 
@@ -194,9 +194,17 @@ def test_the_words_that_the_messages_name_work():
         for word in ("rate", "seed"):
             fix = WORDS[word][1].format(name=name)
             call = fix.removesuffix(".").split(": ")[1]
-            if word == "seed" and name in ("DropPath", "PatchDropout", "ThinDropPath"):
+            no_default = ("AttentionDropout", "DropPath", "PatchDropout", "ThinDropPath")
+            if word == "seed" and name in no_default:
                 call = call.replace("(", "(0.5, ", 1)
             assert type(eval(call, LAYERS | {"mx": mx})).__name__ == name
+
+
+def test_the_word_for_a_scale():
+    with pytest.raises(TypeError, match=r"Expected scale: DropPath\(scale=False\)\.$"):
+        chandrop.nn.DropPath(0.5, scale_by_keep=False)
+    with pytest.raises(TypeError, match=r"Expected one of p, groups, key\.$"):
+        chandrop.nn.Dropout(0.5, scale_by_keep=False)
 
 
 def test_words_that_a_class_takes():

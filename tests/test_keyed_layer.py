@@ -667,5 +667,5 @@ def test_its_place_among_the_layers():
     assert issubclass(DropoutLayer, KeyedLayer)
     for name in chandrop.nn.__all__:
         member = getattr(chandrop.nn, name)
-        if isinstance(member, type):
+        if isinstance(member, type) and member is not chandrop.nn.MultiHeadAttention:
             assert issubclass(member, KeyedLayer)

@@ -36,7 +36,8 @@ _FUNCTIONS = {
 
 
 def _family():
-    yield "DropPath", ("DropPath", functional.drop_path, (4, 3, 6), {})
+    for own in ({}, {"scale": False}):
+        yield f"DropPath, {own}", ("DropPath", functional.drop_path, (4, 3, 6), own)
     for name, function in _FUNCTIONS.items():
         for layout, (shape, axes) in _LAYOUTS.items():
             own = {"spatial_axes": axes}
@@ -72,6 +73,7 @@ def test_what_every_layer_says_of_itself():
     layers = chandrop.nn
     for layer, expected in [
         (layers.DropPath(0.4), "DropPath(p=0.4)"),
+        (layers.DropPath(0.4, scale=False), "DropPath(p=0.4, scale=False)"),
         (layers.AlphaDropout(), "AlphaDropout(p=0.5)"),
         (layers.AlphaDropout(0.4, 1), "AlphaDropout(p=0.4, spatial_axes=(1,))"),
         (

@@ -69,6 +69,12 @@ def dropping(shape, key, rate):
     return _kept(shape, key, rate) * scale, shift
 
 
+def dropping_alone(shape, key, rate):
+    """As dropping, but what is kept stays as it is."""
+    ones = _where_some_are_kept(rate, lambda p: 1 + 0 * p)
+    return _kept(shape, key, rate) * ones, np.float32(0)
+
+
 def keeping(shape, key, rate):
     """As dropping, where all is kept."""
     return _where_some_are_kept(rate, lambda p: 1 / (1 - p)), np.float32(0)

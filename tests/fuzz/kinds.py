@@ -155,14 +155,15 @@ def _channels_last(spatial_ndim, function, layer):
 
 def _drop_path(rng):
     shape = random_shape(rng, int(rng.integers(1, 5)))
+    scale = bool(rng.random() < 0.7)
     return _on_channels(
-        "drop_path",
+        f"drop_path, scale={scale}",
         shape,
         tuple(range(1, len(shape))),
         None,
-        definitions.dropping,
-        functional.drop_path,
-        lambda p, key: layers.DropPath(p, key=key),
+        definitions.dropping if scale else definitions.dropping_alone,
+        partial(functional.drop_path, scale=scale),
+        lambda p, key: layers.DropPath(p, scale=scale, key=key),
     )
 
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop._checks import check_flag, check_has_batch
-from chandrop.functional import Rate, drop_path
+from chandrop._checks import check_flag, check_has_batch, check_input
+from chandrop.functional import Rate, drop_path, dropout_channels
 from chandrop.nn.layers._dropout_layer import DropoutLayer
 from chandrop.random import Key
 
@@ -57,7 +57,12 @@ class DropPath(DropoutLayer):
         self._scale = scale
 
     def draw(self, x: mx.array, key: Key) -> mx.array:
-        return drop_path(x, self.p, key, scale=self._scale)
+        if not self._scale:
+            return drop_path(x, self.p, key, scale=False)
+        # As drop_path, but for a call of Python.
+        check_input(x)
+        check_has_batch(x)
+        return dropout_channels(x, self.p, key, range(1, x.ndim))
 
     def _check(self, x: Any, key: Key | None) -> None:
         super()._check(x, key)
