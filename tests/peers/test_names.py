@@ -233,6 +233,144 @@ def keras_state(cls):
     return theirs
 
 
+# Attention whose weights are uniform, and whose values are one-hot, so that its output is
+# what the weights are multiplied by, over the number of keys. `x` stands for the weights.
+
+
+def queries_keys_and_values(shape, packed):
+    """Returns ``(B, H, L, S)`` arrays, or ``(B, L, H * S)`` as layers take them."""
+    batch, heads, _, keys = shape
+    q, k = np.zeros(shape, np.float32), np.zeros((batch, heads, keys, keys), np.float32)
+    v = k + np.eye(keys, dtype=np.float32)
+    if not packed:
+        return q, k, v
+    return [a.swapaxes(1, 2).reshape(batch, -1, heads * keys) for a in (q, k, v)]
+
+
+def of_weights(call, packed):
+    """Wraps a call of ``(q, k, v, seed)``, and returns a function of weights."""
+
+    def theirs(x, seed):
+        batch, heads, queries, keys = x.shape
+        y = np.asarray(call(*queries_keys_and_values(x.shape, packed), seed))
+        assert y.dtype == np.float32
+        if packed:
+            y = y.reshape(batch, queries, heads, keys).swapaxes(1, 2)
+        return x * y * keys
+
+    return theirs
+
+
+class IdentityAttention(chandrop.nn.MultiHeadAttention):
+    """Attention whose projections are the identity."""
+
+    def __init__(self, d, *args, **kwargs):
+        super().__init__(d, *args, **kwargs)
+        for name in ("query_proj", "key_proj", "value_proj", "out_proj"):
+            self[name].weight = mx.eye(d)
+
+
+def our_attention(line, x, seed):
+    """Evaluates our cell for attention, as `ours` does for an input."""
+    _, heads, _, width = x.shape
+
+    def call(q, k, v, seed):
+        mx.random.seed(seed)
+        own = {"d": heads * width, "h": heads, "MultiHeadAttention": IdentityAttention}
+        arrays = {"q": mx.array(q), "k": mx.array(k), "v": mx.array(v)}
+        return our_line(line, **own, **arrays, scale=1.0, key=mx.random.key(seed))
+
+    return of_weights(call, packed=line.startswith("MultiHeadAttention"))(x, seed)
+
+
+def torch_attention(q, k, v, seed):
+    torch.default_generator.manual_seed(seed)
+    q, k, v = map(torch.tensor, (q, k, v))
+    return functional.scaled_dot_product_attention(q, k, v, dropout_p=P).numpy()
+
+
+def heads_of(shape_of_queries, v):
+    """Returns the number of heads and their width: there are as many keys."""
+    return shape_of_queries[-1] // v.shape[1], v.shape[1]
+
+
+def torch_attention_layer(q, k, v, seed):
+    (heads, _), d = heads_of(q.shape, v), q.shape[-1]
+    layer = torch.nn.MultiheadAttention(d, heads, P, bias=False, batch_first=True)
+    with torch.no_grad():
+        layer.in_proj_weight.copy_(torch.eye(d).repeat(3, 1))
+        layer.out_proj.weight.copy_(torch.eye(d))
+        torch.default_generator.manual_seed(seed)
+        y, _ = layer(*map(torch.tensor, (q, k, v)), need_weights=False)
+    return y.numpy()
+
+
+def keras_attention(build):
+    def call(q, k, v, seed):
+        layer = build(*heads_of(q.shape, v), dropout=P, use_bias=False, seed=seed)
+        layer.build(q.shape, v.shape, k.shape)
+        layer.set_weights([np.eye(q.shape[-1]).reshape(w.shape) for w in layer.weights])
+        return layer(q, v, k, training=True)
+
+    return call
+
+
+def flax_linen_attention(**kwargs):
+    def call(q, k, v, seed):
+        heads, _ = heads_of(q.shape, v)
+        layer = flax.linen.MultiHeadAttention(
+            heads, dropout_rate=P, use_bias=False, deterministic=False, **kwargs
+        )
+        rngs = {"params": jax.random.key(0), "dropout": jax.random.key(seed)}
+        shapes = jax.eval_shape(partial(layer.init, rngs), q, k, v)
+        eye = jnp.eye(q.shape[-1])
+        weights = jax.tree.map(lambda weight: eye.reshape(weight.shape), shapes)
+        return layer.apply(weights, q, k, v, rngs=rngs)
+
+    return call
+
+
+def flax_nnx_attention(**kwargs):
+    def call(q, k, v, seed):
+        (heads, _), d = heads_of(q.shape, v), q.shape[-1]
+        rngs = flax.nnx.Rngs(seed)
+        layer = flax.nnx.MultiHeadAttention(
+            *(heads, d),
+            dropout_rate=P,
+            use_bias=False,
+            deterministic=False,
+            decode=False,
+            rngs=rngs,
+            **kwargs,
+        )
+        for part in (layer.query, layer.key, layer.value, layer.out):
+            part.kernel[...] = jnp.eye(d).reshape(part.kernel.shape)
+        return layer(q, k, v)
+
+    return call
+
+
+def flax_nnx_attention_function(q, k, v, seed):
+    q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
+    key = jax.random.key(seed)
+    y = flax.nnx.dot_product_attention(
+        *(q, k, v), dropout_rate=P, dropout_rng=key, deterministic=False
+    )
+    return y.swapaxes(1, 2)
+
+
+def equinox_attention(q, k, v, seed):
+    (heads, _), d = heads_of(q.shape, v), q.shape[-1]
+    layer = equinox.nn.MultiheadAttention(heads, d, dropout_p=P, key=jax.random.key(0))
+    weights = lambda layer: [  # noqa: E731
+        part.weight
+        for part in (layer.query_proj, layer.key_proj, layer.value_proj, layer.output_proj)
+    ]
+    layer = equinox.tree_at(weights, layer, [jnp.eye(d)] * 4)
+    keys = jax.random.split(jax.random.key(seed), len(q))
+    return jax.vmap(lambda q, k, v, key: layer(q, k, v, key=key))(q, k, v, keys)
+
+
 # The comparisons.
 
 
@@ -267,12 +405,13 @@ class Mask:
     """Each draw takes one of two values, each a multiplier and a shift."""
 
     rate = P
+    ours = staticmethod(ours)
 
     def __init__(self, theirs, *shapes):
         self.theirs, self.shapes = theirs, shapes
 
     def compare(self, line, false_alarms):
-        calls = [partial(ours, line), self.theirs]
+        calls = [partial(self.ours, line), self.theirs]
         for shape in self.shapes:
             noises = [noise(call, shape, seeds=3) for call in calls]
             assert noises[0].shape == noises[1].shape
@@ -318,6 +457,15 @@ class Mask:
 
     def check_distribution(self, multiplier, false_alarms):
         """Does nothing: the rate determines the distribution of a mask."""
+
+
+class Weights(Mask):
+    """The weights of attention are what is dropped."""
+
+    ours = staticmethod(our_attention)
+
+    def __init__(self, call, packed=True):
+        super().__init__(of_weights(call, packed), (3, 4, 6, 8))
 
 
 class MaskOfBatch(Mask):
@@ -545,6 +693,10 @@ PEERS = {
             with_torch(partial(functional.feature_alpha_dropout, p=P, training=True)),
             *(NC, NLC, NHWC, NDHWC),
         ),
+        "nn.MultiheadAttention(d, h, dropout=p)": Weights(torch_attention_layer),
+        "F.scaled_dot_product_attention(q, k, v, dropout_p=p)": Weights(
+            torch_attention, packed=False
+        ),
     },
     "Keras": {
         "Dropout(p)": Mask(with_keras(partial(keras.layers.Dropout, P)), NHWC),
@@ -592,17 +744,39 @@ PEERS = {
             + " for each gate" * (len(gates) > 1): Mask(keras_state(cls), NC)
             for cls, gates in GATES.items()
         },
+        "MultiHeadAttention(h, n, dropout=p)": Weights(
+            keras_attention(keras.layers.MultiHeadAttention)
+        ),
+        "GroupQueryAttention(n, h, g, dropout=p)": Weights(
+            keras_attention(
+                lambda heads, width, **kwargs: keras.layers.GroupQueryAttention(
+                    width, heads, heads, **kwargs
+                )
+            )
+        ),
     },
     "Flax": {
         "linen.Dropout(p)": Mask(flax_linen(), NHWC),
         "linen.Dropout(p, broadcast_dims=(1, 2))": Mask(flax_linen(**BROADCAST), NHWC),
         "nnx.Dropout(p)": Mask(flax_nnx(), NHWC),
         "nnx.Dropout(p, broadcast_dims=(1, 2))": Mask(flax_nnx(**BROADCAST), NHWC),
+        "linen.MultiHeadAttention(h, dropout_rate=p)": Weights(flax_linen_attention()),
+        "linen.MultiHeadAttention(h, dropout_rate=p, broadcast_dropout=False)": Weights(
+            flax_linen_attention(broadcast_dropout=False)
+        ),
+        "nnx.MultiHeadAttention(h, d, dropout_rate=p)": Weights(flax_nnx_attention()),
+        "nnx.MultiHeadAttention(h, d, dropout_rate=p, broadcast_dropout=False)": Weights(
+            flax_nnx_attention(broadcast_dropout=False)
+        ),
+        "nnx.dot_product_attention(q, k, v, dropout_rate=p)": Weights(
+            flax_nnx_attention_function, packed=False
+        ),
     },
     "Equinox": {
         "nn.Dropout(p)": Mask(
             with_key(lambda x, key: equinox.nn.Dropout(P)(x, key=key)), NHWC
         ),
+        "nn.MultiheadAttention(h, d, dropout_p=p)": Weights(equinox_attention),
     },
     "Haiku": {
         "dropout(key, p, x)": Mask(with_key(lambda x, key: haiku.dropout(key, P, x)), NHWC),
@@ -617,6 +791,9 @@ PEERS = {
     },
     "timm": {
         "DropPath(p)": Mask(with_torch(timm.DropPath(P)), NC, NHWC),
+        "DropPath(p, scale_by_keep=False)": Mask(
+            with_torch(timm.DropPath(P, scale_by_keep=False)), NC, NHWC
+        ),
         "drop_path(x, p, training=True)": Mask(
             with_torch(partial(timm.drop_path, drop_prob=P, training=True)), NC, NHWC
         ),
@@ -695,6 +872,8 @@ def test_every_row_has_its_test_and_every_test_its_row():
     assert list(ROWS) == [(lib, name) for lib, peers in PEERS.items() for name in peers]
 
 
+# Flax takes values that are square for a mask.
+@pytest.mark.filterwarnings("ignore:You are passing an array of:DeprecationWarning")
 @pytest.mark.statistical(false_alarms=1e-9)
 @pytest.mark.parametrize("row", ROWS, ids=": ".join)
 def test_row(row, false_alarms):
