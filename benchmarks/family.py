@@ -27,6 +27,7 @@ from chandrop.functional import (
     drop_block,
     drop_path,
     dropout2d,
+    dropout_attention,
     gaussian_dropout_channels,
 )
 from chandrop.nn import (
@@ -43,9 +44,11 @@ IMAGES, AXES = tuple(HEADLINE), (-3, -2)
 SHAPES = [(16, 32, 32, CHANNELS), IMAGES, (32, 64, 64, CHANNELS)]
 VOLUMES, VOLUME_AXES = (8, 16, 16, 16, CHANNELS), (-4, -3, -2)
 SIZES = (2, 3, 5, 7)
+# Queries, keys and values: examples, heads, length, width.
+ATTENTION, ATTENTION_AXES = (8, 8, 128, 64), [(), (2,), (2, 3)]
 WAYS = ("eager", "compiled")
 AFTER_RELU = "compiled after relu"
-MOST, MOST_FOR_BLOCKS = 1.2, 2.0
+MOST, MOST_FOR_BLOCKS, MOST_FOR_ATTENTION = 1.2, 2.0, 1.05
 # The machine may change its speed every few seconds.
 BLOCKS, QUICK_BLOCKS = 25, 3
 
@@ -195,6 +198,47 @@ def compare_member(
         )
 
 
+def attention(count: int) -> Iterator[Comparison]:
+    """Attention against its formula with a ready-made mask, and the making of that."""
+    for axes in tqdm(ATTENTION_AXES, desc="attention"):
+        yield from compare_attention(axes, count)
+
+
+def compare_attention(axes: Shape, count: int) -> Iterator[Comparison]:
+    q, k, v = (mx.random.normal(ATTENTION) for _ in range(3))
+    key, scale = mx.random.key(0), ATTENTION[-1] ** -0.5
+    of_weights = (*ATTENTION[:3], ATTENTION[2])
+    mask_shape = tuple(1 if axis in axes else n for axis, n in enumerate(of_weights))
+    mask = partial(dropped, mask_shape)
+    (ready,) = mask(key)
+    mx.eval(q, k, v, key, ready)
+
+    def member(q: mx.array, k: mx.array, v: mx.array, key: mx.array) -> mx.array:
+        return dropout_attention(q, k, v, P, key, scale=scale, spatial_axes=axes)
+
+    def formula(q: mx.array, k: mx.array, v: mx.array, mask: mx.array) -> mx.array:
+        scores = (scale * q) @ k.swapaxes(-1, -2)
+        return (mx.softmax(scores, axis=-1, precise=True) * mask) @ v
+
+    for way in WAYS:
+        calls = {
+            "member": call(in_way(way, member), q, k, v, key),
+            "floor": call(in_way(way, formula), q, k, v, ready),
+            "mask": call(in_way(way, mask), key),
+        }
+        seconds = medians(calls, count)
+        yield Comparison(
+            f"dropout_attention, {axes}",
+            ATTENTION,
+            way,
+            seconds["member"],
+            "(softmax(q @ k) * m) @ v",
+            seconds["floor"],
+            seconds["mask"],
+            at_most=MOST_FOR_ATTENTION,
+        )
+
+
 def blocks(shapes: list[Shape], count: int) -> Iterator[Comparison]:
     """Dropping blocks against a max-pool of their size."""
     cases: list[tuple[Any, int, Shape, Shape]] = [
@@ -304,8 +348,9 @@ def targets(comparisons: Iterable[Comparison]) -> str:
 
 
 def is_shown(comparison: Comparison) -> bool:
-    """Whether the docs show it: one shape of images and one of volumes, in both ways."""
-    return comparison.place in (by_x(IMAGES), by_x(VOLUMES)) and comparison.way in WAYS
+    """Whether the docs show it: one shape of each kind, in both ways."""
+    places = [by_x(shape) for shape in (IMAGES, VOLUMES, ATTENTION)]
+    return comparison.place in places and comparison.way in WAYS
 
 
 def short(comparisons: Iterable[Comparison]) -> str:
@@ -357,7 +402,7 @@ def page(results: Results) -> list[str]:
 def measure(arguments: argparse.Namespace) -> Results:
     shapes, count = ([IMAGES], QUICK_BLOCKS) if arguments.quick else (SHAPES, BLOCKS)
     return {
-        "members": list(members(shapes, count)),
+        "members": [*members(shapes, count), *attention(count)],
         "blocks": list(blocks(shapes, count)),
         "layers": list(layers(IMAGES, count)),
     }

@@ -6,8 +6,17 @@ import mlx.core as mx
 import mlx.nn as nn
 
 import chandrop
-from chandrop.functional import Rate, dropout2d
-from chandrop.nn import Dropout2d, KeyedLayer, checkpoint, convert, functional_call
+from chandrop.functional import Rate, drop_path, dropout2d, dropout_attention
+from chandrop.nn import (
+    AttentionDropout,
+    Dropout2d,
+    DropPath,
+    KeyedLayer,
+    MultiHeadAttention,
+    checkpoint,
+    convert,
+    functional_call,
+)
 from chandrop.random import Key, example_keys
 from chandrop.thin import PatchDropout, ThinDropout, patch_dropout
 from chandrop.uncertainty import Classification, Regression, predict
@@ -23,10 +32,17 @@ class Noise(KeyedLayer):
 
 def script(x: mx.array, key: Key, rate: Rate) -> None:
     assert_type(dropout2d(x, rate, key), mx.array)
+    assert_type(drop_path(x, rate, key, scale=False), mx.array)
+    assert_type(dropout_attention(x, x, x, rate, key, scale=0.5, mask="causal"), mx.array)
     assert_type(example_keys(key, 4), mx.array)
     layer = Dropout2d(0.5)
     assert_type(layer(x), mx.array)
     assert_type(layer.p, float | mx.array)
+    assert_type(DropPath(0.5, scale=False)(x), mx.array)
+    assert_type(AttentionDropout(0.5, (2, 3))(x, x, x, scale=0.5, mask=x), mx.array)
+    attention = MultiHeadAttention(8, 2, dropout=rate, spatial_axes=2)
+    assert_type(attention(x, x, x, "causal", key=key), mx.array)
+    assert_type(attention.dropout.p, float | mx.array)
     assert_type(ThinDropout(0.5).p, float)
     assert_type(PatchDropout(0.5, prefix_tokens=0)(x), mx.array)
     assert_type(patch_dropout(x, 0.5, key), mx.array)
