@@ -11,6 +11,7 @@ import mlx.nn as nn
 import chandrop
 from chandrop.nn import (
     AlphaDropout,
+    AttentionDropout,
     ChannelDropout,
     DropBlock,
     Dropout,
@@ -20,6 +21,7 @@ from chandrop.nn import (
     DropPath,
     GaussianDropout,
     KeyedLayer,
+    MultiHeadAttention,
 )
 from chandrop.nn._call_context import path_in_tool_call
 
@@ -121,6 +123,18 @@ class Transformer(nn.Module):
         return self.encoder(x, None)
 
 
+class Attention(nn.Module):
+    """A transformer whose attention drops weights, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = chandrop.nn.convert(nn.TransformerEncoder(1, 8, 2, 16, 0.2))
+        self.encoder.layers[0].attention = MultiHeadAttention(8, 2, dropout=0.3)
+
+    def __call__(self, x):
+        return self.encoder(x, "causal")
+
+
 class Family(nn.Module):
     """The members that are not plain dropout, with groups and arrays of rates."""
 
@@ -174,6 +188,7 @@ MODELS = [
     Model(InDicts, (6,), calls=2),
     Model(Recurrent, (4, 5)),
     Model(Transformer, (4, 8), calls=2),
+    Model(Attention, (5, 8), calls=3, plain=False),
     Model(Family, (4, 4, 6), calls=4, plain=False),
 ]
 
@@ -197,6 +212,20 @@ class Draw:
         return mx.stack([self.mask, self.shift])
 
 
+def _attention(on_weights):
+    """Attention in plain MLX, with a function of a layer, its weights and a key."""
+
+    def call(layer, q, k, v, *, scale, mask, key=None):
+        scores = scale * q @ k.swapaxes(-1, -2)
+        assert mask == "causal"
+        allowed = mx.tril(mx.ones(scores.shape[-2:], dtype=mx.bool_))
+        least = mx.array(mx.finfo(scores.dtype).min, scores.dtype)
+        weights = mx.softmax(mx.where(allowed, scores, least), axis=-1, precise=True)
+        return on_weights(layer, weights, key=key) @ v
+
+    return mock.patch.object(AttentionDropout, "__call__", call)
+
+
 @contextmanager
 def recorded():
     """Records every draw of chandrop's layers, in the order of the calls."""
@@ -211,7 +240,7 @@ def recorded():
         draws.append(Draw(path_in_tool_call(layer), layer, mask, shift))
         return x * mask + shift
 
-    with mock.patch.object(KeyedLayer, "__call__", recording):
+    with mock.patch.object(KeyedLayer, "__call__", recording), _attention(recording):
         yield draws
 
 
@@ -225,5 +254,5 @@ def replayed(draws):
         mask, shift = next(remaining)
         return x * mask + shift
 
-    with mock.patch.object(KeyedLayer, "__call__", replaying):
+    with mock.patch.object(KeyedLayer, "__call__", replaying), _attention(replaying):
         yield

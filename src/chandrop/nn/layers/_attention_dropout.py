@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from chandrop.functional import Rate, dropout_attention
+from chandrop.functional import Rate, dropout_attention, dropout_channels
 from chandrop.nn.layers._channel_layer import ChannelLayer
 from chandrop.random import Key
 
@@ -21,6 +21,9 @@ class AttentionDropout(ChannelLayer):
         >>> AttentionDropout(0.1)(q, k, v, scale=16**-0.5, mask="causal").shape
         (2, 4, 8, 16)
     """
+
+    # What happens to the weights.
+    _function = staticmethod(dropout_channels)
 
     def __init__(
         self,
