@@ -8,7 +8,7 @@ from chandrop.random import Key
 
 
 def drop_path(x: mx.array, p: Rate, key: Key, *, scale: bool = True) -> mx.array:
-    r"""Zeroes examples with probability `p` and scales the rest by :math:`\frac{1}{1-p}`.
+    """Zeroes examples with probability `p` and scales the rest by ``1 / (1 - p)``.
 
     Stochastic depth: on the branch of a residual block, ``x + drop_path(branch(x), p,
     key)``, each example skips the branch with probability `p`. It is ``dropout_channels(x,

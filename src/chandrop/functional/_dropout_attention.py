@@ -20,7 +20,7 @@ def dropout_attention(
     mask: mx.array | str | None = None,
     spatial_axes: int | Sequence[int] = (),
 ) -> mx.array:
-    r"""Attends with weights of which some are dropped.
+    """Attends with weights of which some are dropped.
 
     It is ``mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)``, whose
     weights, after the softmax, go through :func:`dropout_channels`. At ``p = 0`` it is
