@@ -13,8 +13,9 @@ def patch_dropout(x: mx.array, p: float, key: Key, prefix_tokens: int = 1) -> mx
     """Keeps a fixed number of the tokens of each example, and leaves out the others.
 
     Of the ``n`` tokens after the prefix ``k = max(1, round((1 - p) * n))`` are kept, in
-    their order and unscaled, so that the rest of the network computes these alone. Put it after the position embeddings. Tokens of the prefix, such as class tokens
-    and registers, stay.
+    their order and unscaled, so that the rest of the network computes these alone. Put it
+    after the position embeddings. Tokens of the prefix, such as class tokens and registers,
+    stay.
 
     Args:
         x: the tokens of a batch, ``(B, N, C...)``, of any dtype.
