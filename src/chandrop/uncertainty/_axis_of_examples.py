@@ -14,8 +14,9 @@ class AxisOfExamples:
         examples: the number of examples in the batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "") -> None:
         self.examples = 1
+        self._of = f" of {model}" if model else ""
         self._found: dict[str, tuple[int, ...]] = {}
         self._warned: set[str] = set()
 
@@ -32,9 +33,10 @@ class AxisOfExamples:
             if path not in self._warned:
                 self._warned.add(path)
                 warnings.warn(
-                    f'The layer at "{path}" received an input of shape {shape} for '
-                    f"{self.examples} examples. Its axis 0 is not that of the examples, so "
-                    "its mask may depend on how they are batched. Leave it off: "
+                    f'The layer at "{path}"{self._of} received an input of shape {shape} '
+                    f"for {self.examples} examples. Its axis 0 is not that of the "
+                    "examples, so its mask may depend on how they are batched. Leave it "
+                    "off: "
                     f'dropout=lambda path, layer: path != "{path}"; or see docs/'
                     "uncertainty.md.",
                     stacklevel=3,

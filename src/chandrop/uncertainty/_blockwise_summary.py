@@ -4,7 +4,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from chandrop.uncertainty._checks import Index, in_sample, unravel
+from chandrop.uncertainty._checks import Index, at, unravel
 from chandrop.uncertainty._classify import RunningClassification
 from chandrop.uncertainty._regress import RunningRegression
 from chandrop.uncertainty._sample import joined
@@ -19,18 +19,27 @@ _BLOCK = 2**16
 
 
 class BlockwiseSummary:
-    """Summarises samples of a batch, one block of examples, pixels or voxels at a time."""
+    """Summarises samples of a batch, one block of examples, pixels or voxels at a time.
 
-    def __init__(self, task: str, first_example: int, examples: int) -> None:
+    They are those of one network after another, each with all keys: 0 if there are none.
+    """
+
+    def __init__(self, task: str, first_example: int, examples: int, keys: int) -> None:
         self._running = TASKS[task]
         self._first_example = first_example
         self._examples = examples
+        self._keys = keys
         self._samples = 0
+        self._shapes: list[tuple[int, ...]] = []
         self._shape: tuple[int, ...] = ()
         self._blocks: dict[tuple[int, int], Any] = {}
 
-    def add(self, outputs: object) -> None:
-        """Adds samples: one array ``(S, B, ...)``, or several."""
+    def add(self, outputs: object, suspicious: bool) -> bool:
+        """Adds samples: one array ``(S, B, ...)``, or several.
+
+        Returns whether all outputs of their network so far look like what they must not be;
+        `suspicious` says it of those before.
+        """
         arrays = self._as_arrays(outputs)
         # Evaluate the network first, so that its arrays are freed before the summary.
         mx.eval(arrays)
@@ -43,14 +52,11 @@ class BlockwiseSummary:
         flat = [mx.flatten(array, 1, len(self._shape)) for array in arrays]
         for (start, end), running in self._blocks.items():
             block = [array[:, start:end] for array in flat]
+            suspicious = suspicious and running.suspects(*block)
             running.add(*block, name=partial(self._name, start))
             mx.eval(running.arrays())
         self._samples += len(arrays[0])
-
-    @property
-    def suspicious(self) -> bool:
-        """Whether all outputs so far look like what they must not be."""
-        return all(running.suspicious for running in self._blocks.values())
+        return suspicious
 
     def result(self) -> Any:
         """Returns the evaluated summary of all samples."""
@@ -72,9 +78,18 @@ class BlockwiseSummary:
                     "logit y of one class: mx.stack([mx.zeros_like(y), y], axis=-1)."
                 )
         self._running.check(*arrays)
+        shapes = [array.shape[1:] for array in arrays]
+        self._shapes = self._shapes or shapes
+        if shapes != self._shapes:
+            raise ValueError(
+                f"Received outputs of shape {', '.join(map(str, shapes))}, where models[0] "
+                f"returned {', '.join(map(str, self._shapes))}. Expected the same of every "
+                "model."
+            )
         return arrays
 
     def _name(self, start: int, index: Index) -> str:
         sample, position = index
         example, *others = unravel(start + position, self._shape)
-        return in_sample((self._samples + sample, self._first_example + example, *others))
+        key = f" with keys[{(self._samples + sample) % self._keys}]" if self._keys else ""
+        return key + at((self._first_example + example, *others))

@@ -60,7 +60,7 @@ def classify(logits: mx.array) -> Classification:
     RunningClassification.check(logits)
     running = RunningClassification()
     running.add(logits)
-    running.refuse(running.suspicious)
+    running.refuse(running.suspects(logits))
     return running.result()
 
 
@@ -74,8 +74,6 @@ class RunningClassification:
         self._probabilities = RunningMean()
         self._entropy = RunningMean()
         self._votes = mx.array(0)
-        # Whether all logits so far may be probabilities.
-        self.suspicious = True
 
     @staticmethod
     def check(*outputs: object) -> None:
@@ -94,8 +92,6 @@ class RunningClassification:
 
     def add(self, logits: mx.array, name: Callable[[Index], str] = in_sample) -> None:
         """Adds checked samples; `name` describes an index in them for an error message."""
-        if self.suspicious:
-            self.suspicious = is_true(_may_be_probabilities(logits))
         logits = logits.astype(mx.float32)
         # The log-probabilities, but for the logarithm of the normalizer.
         logarithms = logits - logits.max(-1, keepdims=True)
@@ -110,8 +106,13 @@ class RunningClassification:
         self._votes = self._votes + (winners == mx.arange(logits.shape[-1])).sum(0)
 
     @staticmethod
+    def suspects(logits: mx.array) -> bool:
+        """Whether all logits may be probabilities."""
+        return is_true(_may_be_probabilities(logits))
+
+    @staticmethod
     def refuse(suspicious: bool) -> None:
-        """Raises if all logits, of every sample and example, were `suspicious`."""
+        """Raises if all logits of a network, of every sample and example, are suspects."""
         if suspicious:
             raise ValueError(
                 "Received logits that all are not negative and add up to 1, as "

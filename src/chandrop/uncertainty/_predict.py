@@ -1,28 +1,23 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from chandrop._checks import as_size, check_flag
 from chandrop.random import Key, example_keys
-from chandrop.uncertainty._axis_of_examples import AxisOfExamples
 from chandrop.uncertainty._blockwise_summary import TASKS, BlockwiseSummary
 from chandrop.uncertainty._classify import Classification
+from chandrop.uncertainty._member import members_of
 from chandrop.uncertainty._regress import Regression
-from chandrop.uncertainty._sample import (
-    Dropout,
-    Network,
-    as_function,
-    check_network,
-    chunks_of,
-    joined,
-    progress_bar,
-)
+from chandrop.uncertainty._sample import Dropout, Network, joined, progress_bar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+Models = Network | Sequence[nn.Module]
 Inputs = mx.array | tuple[mx.array, ...]
 
 
@@ -36,23 +31,23 @@ class Options(TypedDict, total=False):
 
 @overload
 def predict(
-    fn: Network,
-    keys: Key,
+    models: Models,
+    keys: Key | None,
     x: Inputs,
     task: Literal["classification"] = ...,
     **options: "Unpack[Options]",
 ) -> Classification: ...
 @overload
 def predict(
-    fn: Network,
-    keys: Key,
+    models: Models,
+    keys: Key | None,
     x: Inputs,
     task: Literal["regression"],
     **options: "Unpack[Options]",
 ) -> Regression: ...
 def predict(
-    fn: Network,
-    keys: Key,
+    models: Models,
+    keys: Key | None,
     x: Inputs,
     task: str = "classification",
     *,
@@ -62,18 +57,21 @@ def predict(
     consistent: bool = True,
     dropout: Dropout = None,
 ) -> Any:
-    """Predicts with a network's subnetworks, and measures how uncertain each prediction is.
+    """Predicts with subnetworks or an ensemble, and measures how uncertain predictions are.
 
-    Each key chooses one subnetwork, the same for every example, no matter how the examples
-    are batched. Samples are summarised as they arrive and never held all together.
+    Each key chooses one subnetwork of a model, the same for every example, no matter how
+    the examples are batched. An ensemble's samples are those of each model with each key.
+    Samples are summarised as they arrive and never held all together.
 
     Args:
-        fn: a trained model, as for :func:`sample`, or a pure function ``fn(key, x)``. It
-            returns logits ``(B, ..., K)``; or, for a regression, means ``(B, ...)`` or a
-            pair of means and variances. A function receives keys ``(1, 2)``, or ``(B, 2)``
-            if not `consistent`, as layers and :mod:`chandrop.functional` take them.
-            :func:`chandrop.random.fold_in` derives more.
-        keys: as for :func:`sample`, and so are `chunk`, `progress` and `dropout`.
+        models: a trained model, as for :func:`sample`; an ensemble, a list or tuple of such
+            models; or a pure function ``fn(key, x)``. Each returns logits ``(B, ..., K)``;
+            or, for a regression, means ``(B, ...)`` or a pair of means and variances. A
+            function receives keys ``(1, 2)``, or ``(B, 2)`` if not `consistent`, as layers
+            and :mod:`chandrop.functional` take them. :func:`chandrop.random.fold_in`
+            derives more.
+        keys: as for :func:`sample`, and so are `chunk`, `progress` and `dropout`. None asks
+            each model once, with all dropout off; it then needs no dropout layers.
         x: the examples, along axis 0, or a tuple of such arrays for several inputs:
             ``model(*x)``. Dropout layers, too, must receive the examples along axis 0; a
             warning names one whose axis 0 has another length than a multiple of them.
@@ -89,10 +87,12 @@ def predict(
         The evaluated result of :func:`classify` or :func:`regress` for all samples.
 
     Raises:
-        TypeError: `x` or an output is not an ``mx.array``; `consistent` is not a bool; see
-            :func:`sample`.
-        ValueError: `task` is unknown; there are no examples, or not one output per example;
-            see :func:`sample`, :func:`classify` and :func:`regress`.
+        TypeError: `x` or an output is not an ``mx.array``; `models` holds anything but
+            modules; `consistent` is not a bool; see :func:`sample`.
+        ValueError: `task` is unknown; there are no examples, no models, or not one output
+            per example; models return different shapes; there are no keys for a function,
+            or for layers that draw in eval mode, too; see :func:`sample`, :func:`classify`
+            and :func:`regress`.
 
     Example:
         >>> import mlx.core as mx
@@ -103,10 +103,15 @@ def predict(
         >>> summary = predict(model, keys, mx.ones((8, 4)), batch_size=5)
         >>> summary.probabilities.shape, summary.mutual_information.shape
         ((8, 3), (8,))
+        >>> ensemble = [nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)]
+        >>> predict(ensemble, None, mx.ones((8, 4))).mutual_information.shape
+        (8,)
 
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016; one mask
     for all examples: "consistent dropout" of baal (Atighehchian, Branchaud-Charron and
-    Lacoste, "Bayesian active learning for production", 2020).
+    Lacoste, "Bayesian active learning for production", 2020); ensembles: Lakshminarayanan,
+    Pritzel and Blundell, "Simple and scalable predictive uncertainty estimation using deep
+    ensembles", NeurIPS 2017.
     """
     if not isinstance(task, str) or task not in TASKS:
         received = repr(task) if isinstance(task, str) else type(task)
@@ -114,7 +119,7 @@ def predict(
             f'Received task = {received}. Expected "classification" or "regression". For '
             "several inputs, a tuple: predict(model, keys, (x, z))."
         )
-    check_network(fn, dropout)
+    members = members_of(models, keys, chunk, dropout)
     check_flag(consistent, "consistent")
     inputs = x if isinstance(x, tuple) else (x,)
     for array in inputs:
@@ -133,26 +138,29 @@ def predict(
     examples = lengths.pop()
     size = examples if batch_size is None else as_size(batch_size, "batch_size")
     starts = range(0, examples, size)
-    chunks = chunks_of(keys, chunk, fn, dropout)
+    total = len(starts) * sum(len(member.chunks) for member in members)
+    numbered = 0 if keys is None else len(keys)
     results: list[Any] = []
-    suspicious = True
-    axis = AxisOfExamples()
-    with (
-        as_function(fn, dropout, axis.observe) as function,
-        progress_bar(len(starts) * len(keys), progress) as advance,
-    ):
+    with ExitStack() as stack:
+        for member in members:
+            with member.named():
+                stack.enter_context(member.ready())
+        advance = stack.enter_context(progress_bar(total, progress))
         for start in starts:
             batch = [array[start : start + size] for array in inputs]
-            axis.examples = len(batch[0])
-            call = partial(_call, function, batch, start, consistent)
-            summary = BlockwiseSummary(task, start, len(batch[0]))
-            for samples, outputs in chunks.evaluate(call):
-                summary.add(outputs)
-                advance(samples)
-            axis.warn()
-            suspicious = suspicious and summary.suspicious
+            summary = BlockwiseSummary(task, start, len(batch[0]), numbered)
+            for member in members:
+                member.axis.examples = len(batch[0])
+                call = partial(_call, member.function, batch, start, consistent)
+                with member.named():
+                    for samples, outputs in member.chunks.evaluate(call):
+                        member.suspicious = summary.add(outputs, member.suspicious)
+                        advance(samples)
+                member.axis.warn()
             results.append(summary.result())
-    TASKS[task].refuse(suspicious)
+    for member in members:
+        with member.named():
+            TASKS[task].refuse(member.suspicious)
     return joined(results)
 
 

@@ -62,7 +62,6 @@ class RunningRegression:
 
     # How many of the last axes belong to one prediction: none.
     own_axes = 0
-    suspicious = False
 
     def __init__(self) -> None:
         self._means = RunningVariance()
@@ -103,8 +102,13 @@ class RunningRegression:
         self._means.add(means.astype(mx.float32))
 
     @staticmethod
+    def suspects(*outputs: mx.array) -> bool:
+        """Suspects nothing: see :class:`RunningClassification`."""
+        return False
+
+    @staticmethod
     def refuse(suspicious: bool) -> None:
-        """Refuses nothing: see :class:`RunningClassification`."""
+        """Refuses nothing."""
 
     def arrays(self) -> list[mx.array]:
         return [*self._means.arrays(), self._variances.mean]

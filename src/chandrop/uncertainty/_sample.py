@@ -12,14 +12,19 @@ from mlx.utils import tree_flatten, tree_map
 from chandrop._checks import as_size, check_flag
 from chandrop._mlx import vmap
 from chandrop.nn.tools._purity import checked
-from chandrop.nn.tools._subnetworks import chooses_weights, subnetworks
+from chandrop.nn.tools._subnetworks import (
+    chooses_weights,
+    drawing_in_eval_mode,
+    subnetworks,
+    whole_network,
+)
 from chandrop.random import Key, check_key
 from chandrop.uncertainty._grouped_convolutions import right_groups
 
 Network = nn.Module | Callable[..., Any]
 Dropout = bool | Callable[[str, nn.Module], bool] | None
 
-_KEYS = "mx.random.split(mx.random.key(0), 32)"
+KEYS = "mx.random.split(mx.random.key(0), 32)"
 
 
 def sample(
@@ -51,7 +56,8 @@ def sample(
             convolutions.
         progress: whether to show a progress bar, which needs tqdm and evaluates each chunk.
         dropout: which dropout layers of a model are on, as for
-            :func:`chandrop.nn.functional_call`; False only for a single key. Default: all.
+            :func:`chandrop.nn.functional_call`; False only for a single key, or if other
+            layers draw in eval mode, too. Default: all.
 
     Returns:
         The outputs of `fn`, any tree of arrays, with a leading axis for the ``S`` keys.
@@ -77,6 +83,7 @@ def sample(
     Source: Gal and Ghahramani, "Dropout as a Bayesian approximation", ICML 2016.
     """
     check_network(fn, dropout)
+    check_keys(keys, chunk)
     chunks = chunks_of(keys, chunk, fn, dropout)
     is_lazy = chunk is None and progress is False
     parts = []
@@ -111,6 +118,9 @@ class Chunks:
     def __init__(self, keys: Key, size: int) -> None:
         self._keys = keys
         self._size = size
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def evaluate(self, function: Callable[[Key], Any]) -> Iterator[tuple[int, Any]]:
         """Yields how many samples there are in a chunk, and a function's outputs for them.
@@ -149,10 +159,10 @@ def _not_vmapped(error: Exception) -> str | None:
     return found and (found[1] or found[2])
 
 
-def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chunks:
+def check_keys(keys: object, chunk: object) -> None:
     """Checks keys ``(S, 2)``, and how many of them are evaluated at a time."""
     if not isinstance(keys, mx.array):
-        fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else _KEYS
+        fix = "mx.stack(keys)" if isinstance(keys, (list, tuple)) else KEYS
         raise TypeError(
             f"Received keys of type {type(keys).__name__}. Expected an mx.array: {fix}."
         )
@@ -160,12 +170,20 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chu
     if keys.ndim != 2 or len(keys) == 0:
         raise ValueError(
             f"Received keys of shape {keys.shape}. Expected (S, 2) for S >= 1 samples: "
-            f"{_KEYS}."
+            f"{KEYS}."
         )
-    if dropout is False and len(keys) > 1:
+    if chunk is not None:
+        as_size(chunk, "chunk")
+
+
+def chunks_of(keys: Key, chunk: int | None, fn: Network, dropout: Dropout) -> Chunks:
+    """Cuts keys into chunks, by default into one, or of one key where that is faster."""
+    repeats = dropout is False and len(keys) > 1
+    if repeats and isinstance(fn, nn.Module) and not drawing_in_eval_mode(fn):
         raise ValueError(
             f"Received dropout = False and {len(keys)} keys, so that all samples would be "
-            "the same. For the whole network, one is enough: keys[:1]."
+            "the same. For the whole network, one is enough: keys[:1]; or in predict, "
+            "none: keys=None."
         )
     if chunk is None:
         # MLX is slow, or fails, where it vmaps the weights of a convolution.
@@ -179,7 +197,7 @@ def chunks_of(keys: object, chunk: object, fn: Network, dropout: Dropout) -> Chu
 def check_network(fn: object, dropout: object) -> None:
     """Raises unless `fn` can be sampled, with the layers on that `dropout` chooses."""
     if isinstance(fn, type) or not callable(fn):
-        received, instance = f"fn {type(fn)}", ""
+        received, instance = f"a network of type {type(fn).__name__}", ""
         if isinstance(fn, type):
             received = f"the class {fn.__name__}"
             instance = f", which is an instance, {fn.__name__}(...)"
@@ -198,12 +216,19 @@ def check_network(fn: object, dropout: object) -> None:
 
 @contextmanager
 def as_function(
-    fn: Network, dropout: Dropout, observe: Callable[..., None] | None = None
+    fn: Network,
+    dropout: Dropout,
+    observe: Callable[..., None] | None = None,
+    is_whole: bool = False,
 ) -> Iterator[Callable[..., Any]]:
-    """Yields `fn`, or a model's subnetworks, as a function that is checked to be pure."""
+    """Yields `fn`, or a model's subnetworks, as a function that is checked to be pure.
+
+    If a model `is_whole`, its dropout is off, and the function ignores the key.
+    """
     if isinstance(fn, nn.Module):
         on = True if dropout is None else dropout
-        with subnetworks(fn, on, observe) as function:
+        network = whole_network(fn) if is_whole else subnetworks(fn, on, observe)
+        with network as function:
             yield checked(function)
         return
     try:

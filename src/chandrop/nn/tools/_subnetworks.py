@@ -27,11 +27,7 @@ def subnetworks(
     Until exit, the layers of ``mlx.nn`` are converted, and all of the model is in eval mode
     but the layers that `dropout` chooses, as in :func:`functional_call`.
     """
-    with restored_on_exit(model):
-        # model.eval() would leave out modules in tuples.
-        for _, module in containers(model):
-            if isinstance(module, nn.Module):
-                module.eval()
+    with _in_eval_mode(model):
         for path, layer in mlx_dropouts(model).items():
             if type(layer) in OURS:
                 convert_layer(layer, key=mx.random.key(0))
@@ -53,12 +49,51 @@ def subnetworks(
         yield subnetwork
 
 
+@contextmanager
+def whole_network(model: nn.Module) -> Iterator[Callable[..., Any]]:
+    """Yields a model in eval mode, as a function of a key, which it ignores, and inputs.
+
+    Raises if a layer draws in eval mode, too.
+    """
+    with _in_eval_mode(model):
+        drawing = drawing_in_eval_mode(model)
+        if drawing:
+            raise ValueError(
+                "Received no keys for a model whose layers draw in eval mode, too: "
+                f"{quoted(drawing)}. Give keys, and leave its dropout off: "
+                "predict(model, keys, x, dropout=False)."
+            )
+        yield lambda key, *inputs: functional_call(model, {}, *inputs)
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    with restored_on_exit(model):
+        # model.eval() would leave out modules in tuples.
+        for _, module in containers(model):
+            if isinstance(module, nn.Module):
+                module.eval()
+        yield
+
+
+def drawing_in_eval_mode(model: nn.Module) -> list[str]:
+    """Returns the paths of the layers that draw whether or not dropout is on."""
+    # Another thread may be restoring the model.
+    with model_lock:
+        return [
+            path
+            for path, layer in keyed_layers(model).items()
+            if layer._draws_in_eval_mode and not layer._keeps_all()
+        ]
+
+
 def _check_chosen(layers: dict[str, Any]) -> None:
     on = {path: layer for path, layer in layers.items() if not layer._keeps_all()}
     if not on:
         raise ValueError(
             f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
-            "subnetworks are the same. If it was trained without dropout, it has none."
+            "subnetworks are the same. If it was trained without dropout, it has none. To "
+            "ask the whole network once: predict(model, None, x)."
         )
     dependent = [path for path, layer in on.items() if layer.depends_on_batch]
     if dependent:
