@@ -305,7 +305,7 @@ def main() -> None:
     keys = mx.random.split(mx.random.key(1), arguments.members)
     scans = as_input(volumes.scan[None])
     answers = as_answers(predict(network, keys, scans, chunk=4, progress=True), volumes)
-    network_alone = as_answers(predict(network, keys[:1], scans, dropout=False), volumes)
+    network_alone = as_answers(predict(network, None, scans), volumes)
     unseen = within(answers, volumes.brain, back)
     figures = {
         "trained on": measure(within(answers, volumes.brain, front)),

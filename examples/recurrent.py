@@ -164,7 +164,7 @@ def main() -> None:
                 mx.random.seed(seed)
                 network = RowReader(p, spatial_axes)
                 train(network, data, arguments.steps, seed, progress)
-                alone = predict(network, keys[:1], test.images, dropout=False)
+                alone = predict(network, None, test.images)
                 results[name].append(scores(alone, test.labels))
             # Each key is a subnetwork: one mask for all rows, and for all images.
             together = predict(network, keys, test.images, batch_size=400)
