@@ -166,6 +166,57 @@ def test_ignored_labels_in_numpy():
     assert curve.examples.sum().item() == kept.sum()
 
 
+def exact_values(score, probabilities, labels):
+    """The values of each example, in NumPy and float64."""
+    exact = probabilities.astype(np.float64)
+    if score is negative_log_likelihood:
+        return -np.log(np.take_along_axis(exact, labels[..., None], -1)[..., 0])
+    return ((exact - np.eye(exact.shape[-1])[labels]) ** 2).sum(-1)
+
+
+each_sum = pytest.mark.parametrize("score", [negative_log_likelihood, brier_score])
+
+
+@each_sum
+@pytest.mark.parametrize("shape", [(6,), (200, 7), (4, 6, 5, 7)], ids=str)
+@pytest.mark.parametrize("ignore", [None, 255, -100])
+def test_the_value_of_each_example(score, shape, ignore, compiles):
+    probabilities, labels = labelled(shape)
+    exact, kept = exact_values(score, probabilities, labels), np.ones(labels.shape)
+    if ignore is not None and labels.ndim:
+        kept = np.random.default_rng(1).random(labels.shape) < 0.6
+        labels[~kept], probabilities[~kept] = ignore, np.nan
+    arguments = in_mlx(probabilities, labels)
+
+    def of_each(probabilities, labels):
+        return score(probabilities, labels, ignore=ignore, reduction="none")
+
+    values = of_each(*arguments)
+    assert values.shape == labels.shape
+    assert values.dtype == mx.float32
+    np.testing.assert_allclose(values, np.where(kept, exact, 0), rtol=2e-6, atol=1e-6)
+    assert not np.array(values)[kept == 0].any()
+    np.testing.assert_allclose(mx.compile(of_each)(*arguments), values, rtol=1e-5)
+    mean = score(*arguments, ignore=ignore)
+    assert mean.item() == pytest.approx(exact[kept != 0].mean(), rel=1e-5)
+    assert score(*arguments, ignore=ignore, reduction="mean").item() == mean.item()
+    if labels.ndim:
+        np.testing.assert_allclose(mx.vmap(of_each)(*arguments), values, rtol=1e-5)
+    sums = mx.grad(lambda *a: of_each(*a).sum() / kept.sum())(*arguments)
+    means = mx.grad(lambda *a: score(*a, ignore=ignore))(*arguments)
+    np.testing.assert_allclose(sums, means, rtol=1e-4, atol=1e-7)
+    assert not np.array(sums)[kept == 0].any()
+
+
+@each_sum
+@pytest.mark.parametrize("reduction", ["sum", None, "None", 1, mx.array(0)], ids=str)
+def test_unknown_reductions(score, reduction):
+    with pytest.raises(
+        ValueError, match=r'Received reduction = .*\. Expected "mean", or "none"'
+    ):
+        score(*in_mlx(*labelled()), reduction=reduction)
+
+
 @each
 def test_bad_labels_to_ignore(score):
     probabilities, labels = in_mlx(*labelled())

@@ -19,7 +19,12 @@ from chandrop.nn import (
 )
 from chandrop.random import Key, example_keys
 from chandrop.thin import PatchDropout, ThinDropout, patch_dropout
-from chandrop.uncertainty import Classification, Regression, predict
+from chandrop.uncertainty import (
+    Classification,
+    Regression,
+    gaussian_negative_log_likelihood,
+    predict,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -52,6 +57,11 @@ def script(x: mx.array, key: Key, rate: Rate) -> None:
     assert_type(functional_call(model, {}, x, key=key, return_state=True), tuple[Any, Any])
     assert_type(predict(model, key, x), Classification)
     assert_type(predict(model, key, x, "regression"), Regression)
+    assert_type(predict([model, model], None, x, batch_size=2), Classification)
+    assert_type(predict((model, layer), key, x, "regression"), Regression)
+    predict(model, x)  # type: ignore[call-overload]
+    assert_type(gaussian_negative_log_likelihood(x, x, x), mx.array)
+    gaussian_negative_log_likelihood(x, x, x, reduction="sum")  # type: ignore[arg-type]
     assert_type(chandrop.__version__, str)
 
     def block(x: mx.array, scale: float) -> mx.array:

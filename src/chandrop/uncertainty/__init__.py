@@ -9,6 +9,9 @@ from chandrop.uncertainty._calibration import (
     reliability_curve,
 )
 from chandrop.uncertainty._classify import Classification, classify
+from chandrop.uncertainty._gaussian_negative_log_likelihood import (
+    gaussian_negative_log_likelihood,
+)
 from chandrop.uncertainty._predict import predict
 from chandrop.uncertainty._regress import Regression, regress
 from chandrop.uncertainty._risk_coverage import RiskCoverage, risk_coverage_curve
@@ -22,6 +25,7 @@ __all__ = [
     "brier_score",
     "classify",
     "expected_calibration_error",
+    "gaussian_negative_log_likelihood",
     "negative_log_likelihood",
     "predict",
     "regress",

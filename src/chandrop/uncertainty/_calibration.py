@@ -6,7 +6,8 @@ import mlx.core as mx
 
 from chandrop._checks import as_integer, as_size
 from chandrop.uncertainty._checks import as_array, refuse_where
-from chandrop.uncertainty._sums import count_by_bin, mean, total, total_by_bin
+from chandrop.uncertainty._reduction import Reduction, reduced
+from chandrop.uncertainty._sums import count_by_bin, total, total_by_bin
 
 
 class Reliability(NamedTuple):
@@ -81,12 +82,18 @@ def expected_calibration_error(
 
 
 def negative_log_likelihood(
-    probabilities: mx.array, labels: mx.array, *, ignore: int | None = None
+    probabilities: mx.array,
+    labels: mx.array,
+    *,
+    ignore: int | None = None,
+    reduction: Reduction = "mean",
 ) -> mx.array:
     """Returns the mean of ``-log(p)``, where ``p`` is the probability of the true class.
 
     The value is a float32, in nats. Lower is better; inf means that a true class has the
-    probability 0. Args and raises as :func:`reliability_curve`.
+    probability 0. With ``reduction="none"``, the value of each example, of the shape of the
+    labels, is returned in place of the mean, and 0 for ignored ones. Args and raises as
+    :func:`reliability_curve`.
 
     Example:
         >>> import mlx.core as mx
@@ -100,16 +107,21 @@ def negative_log_likelihood(
     """
     probabilities, labels, kept = _labelled(probabilities, labels, ignore)
     given = mx.take_along_axis(probabilities, labels[..., None], axis=-1).squeeze(-1)
-    return mean(-mx.log(mx.minimum(given.astype(mx.float32), 1)), kept)
+    values = -mx.log(mx.minimum(given.astype(mx.float32), 1))
+    return reduced(values, reduction, kept)
 
 
 def brier_score(
-    probabilities: mx.array, labels: mx.array, *, ignore: int | None = None
+    probabilities: mx.array,
+    labels: mx.array,
+    *,
+    ignore: int | None = None,
+    reduction: Reduction = "mean",
 ) -> mx.array:
     """Returns the mean over examples of the squared distance to the one-hot label.
 
     The value is a float32 from 0 to 2. Lower is better. Args and raises as
-    :func:`reliability_curve`.
+    :func:`negative_log_likelihood`.
 
     Example:
         >>> import mlx.core as mx
@@ -123,7 +135,8 @@ def brier_score(
     """
     probabilities, labels, kept = _labelled(probabilities, labels, ignore)
     one_hot = labels[..., None] == mx.arange(probabilities.shape[-1])
-    return mean(total((probabilities.astype(mx.float32) - one_hot) ** 2, -1), kept)
+    values = total((probabilities.astype(mx.float32) - one_hot) ** 2, -1)
+    return reduced(values, reduction, kept)
 
 
 def _sums_in_bins(
