@@ -22,9 +22,10 @@ from tqdm import tqdm
 
 from chandrop.functional import dropout3d
 from chandrop.nn import Dropout, functional_call
-from chandrop.uncertainty import predict, sample
+from chandrop.uncertainty import classify, predict, sample
 
 KEYS = 32
+MODELS = 5
 CHUNK = 8
 # Long calls tell by few blocks what differs many times, short ones by many what is alike.
 FEW_BLOCKS = 9
@@ -138,6 +139,22 @@ def long_trunk() -> Iterator[Comparison]:
     ):
         figures = (seconds[f"{what}, {way}"] * 1e3, seconds[f"{against}, {way}"] * 1e3)
         yield Comparison(f"VGG, {KEYS} keys, {way}", what, against, figures)
+
+
+def ensembles() -> Iterator[Comparison]:
+    """`predict` of an ensemble against a loop over its models, and one summary of all."""
+    x = mx.random.normal((4, 32, 32, 3))
+    models = [VGG().eval() for _ in range(MODELS)]
+    mx.eval(x, [model.parameters() for model in models])
+    calls = {
+        "predict": lambda: predict(models, None, x),
+        "loop": lambda: mx.eval(classify(mx.stack([model(x) for model in models]))),
+    }
+    seconds = medians(calls, SOME_BLOCKS)
+    figures = (seconds["predict"] * 1e3, seconds["loop"] * 1e3)
+    yield Comparison(
+        f"{MODELS} VGGs, no keys, eager", "predict", "loop", figures, most_ratio=1.2
+    )
 
 
 # For each kind of output: the task, how many numbers a voxel has, what is made of them.
@@ -259,7 +276,7 @@ def main() -> None:
     report.run(
         report.parser(__doc__, "uncertainty").parse_args(),
         ["chandrop", "mlx"],
-        lambda _: measured([digits, long_trunk, summaries]),
+        lambda _: measured([digits, long_trunk, ensembles, summaries]),
         "Uncertainty, measured",
         page,
         plot,

@@ -123,13 +123,16 @@ def keyed_layers(model: nn.Module) -> dict[str, KeyedLayer]:
     return layers_by_path(model, KeyedLayer)
 
 
-def check_has_layers(model: nn.Module, layers: Mapping[str, KeyedLayer]) -> None:
+def check_has_layers(
+    model: nn.Module,
+    layers: Mapping[str, KeyedLayer],
+    fix: str = "If it has those of mlx.nn: chandrop.nn.convert(model).",
+) -> None:
     """Raises if there is no layer to give a key to."""
     if not layers:
         raise ValueError(
-            f"Received a {type(model).__name__} without dropout layers. If it has those of "
-            "mlx.nn: chandrop.nn.convert(model). If one is in a lambda or the like: make "
-            "it an attribute of the model."
+            f"Received a {type(model).__name__} without dropout layers. {fix} If one is in "
+            "a lambda or the like: make it an attribute of the model."
         )
 
 

@@ -16,6 +16,8 @@ from chandrop.nn.tools._layers_by_path import check_choice, choose, layers_by_pa
 from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 from chandrop.random import Key
 
+_AS_IT_IS = "To ask the whole network, without keys: predict(model, None, x)."
+
 
 @contextmanager
 def subnetworks(
@@ -38,7 +40,7 @@ def subnetworks(
                     "choose others: dropout=lambda path, layer: ..."
                 )
         layers = keyed_layers(model)
-        check_has_layers(model, layers)
+        check_has_layers(model, layers, _AS_IT_IS)
         if dropout is not False:
             _check_chosen(layers if dropout is True else choose(layers, dropout, "dropout"))
 
@@ -92,8 +94,8 @@ def _check_chosen(layers: dict[str, Any]) -> None:
     if not on:
         raise ValueError(
             f"Received a model whose dropout layers have p = 0: {quoted(layers)}. All its "
-            "subnetworks are the same. If it was trained without dropout, it has none. To "
-            "ask the whole network once: predict(model, None, x)."
+            "subnetworks are the same. If it was trained without dropout, it has none. "
+            f"{_AS_IT_IS}"
         )
     dependent = [path for path, layer in on.items() if layer.depends_on_batch]
     if dependent:
