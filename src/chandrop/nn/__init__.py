@@ -13,9 +13,11 @@ from chandrop.nn.layers._drop_block import DropBlock
 from chandrop.nn.layers._drop_path import DropPath
 from chandrop.nn.layers._dropout_layer import DropoutLayer
 from chandrop.nn.layers._gaussian_dropout import GaussianDropout
+from chandrop.nn.layers._key_stream import KeyStream
 from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.layers._layouts import Dropout, Dropout1d, Dropout2d, Dropout3d
 from chandrop.nn.layers._multi_head_attention import MultiHeadAttention
+from chandrop.nn.layers._weight_dropout import WeightDropout
 from chandrop.nn.tools._check_step import check_step
 from chandrop.nn.tools._checkpoint import checkpoint
 from chandrop.nn.tools._convert import convert, revert
@@ -37,8 +39,10 @@ __all__ = [
     "Dropout3d",
     "DropoutLayer",
     "GaussianDropout",
+    "KeyStream",
     "KeyedLayer",
     "MultiHeadAttention",
+    "WeightDropout",
     "check_step",
     "checkpoint",
     "convert",
