@@ -21,7 +21,9 @@ from chandrop.nn import (
     DropPath,
     GaussianDropout,
     KeyedLayer,
+    KeyStream,
     MultiHeadAttention,
+    WeightDropout,
 )
 from chandrop.nn._call_context import path_in_tool_call
 
@@ -153,11 +155,48 @@ class Family(nn.Module):
         return self.head(mx.tanh(self.alpha(x)).mean((1, 2)))
 
 
+class Weights(nn.Module):
+    """Parameters are dropped: some connections, the states of an LSTM, and a filter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = WeightDropout(nn.Linear(5, 8), mx.array([0.2] * 8)[:, None])
+        self.lstm = WeightDropout(nn.LSTM(8, 8), 0.4, name="Wh")
+        self.convolution = WeightDropout(nn.Conv1d(8, 8, 2, groups=4), 0.3, 1)
+        self.head = nn.Linear(8, 2)
+
+    def __call__(self, x):
+        hidden, _ = self.lstm(mx.tanh(self.first(x)))
+        return self.head(mx.tanh(self.convolution(x=hidden)).mean(1))
+
+
+class Autoencoder(nn.Module):
+    """A variational one, which draws in eval mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 8), nn.Linear(4, 6)
+        self.dropout = Dropout(0.3)
+        self.next_key = KeyStream()
+
+    def __call__(self, x):
+        mean, log = mx.split(mx.tanh(self.dropout(self.encoder(x))), 2, axis=-1)
+        return self.decoder(mean + mx.exp(log) * self.noise(mean))
+
+    def noise(self, like):
+        key = self.next_key()
+        if key.ndim == 1:
+            return mx.random.normal(like.shape, like.dtype, key=key)
+        shape = like.shape[1:]
+        return mx.vmap(lambda key: mx.random.normal(shape, like.dtype, key=key))(key)
+
+
 @dataclass(frozen=True)
 class Model:
     """A model under test: how it is built, and the shape of one example.
 
     plain: whether all its layers multiply channels by 0 or ``1 / (1 - p)``.
+    cut: whether it takes a key for each example.
     """
 
     build: Callable[[], nn.Module]
@@ -165,6 +204,7 @@ class Model:
     convolutions: bool = False
     calls: int = 1
     plain: bool = True
+    cut: bool = True
 
     @property
     def name(self):
@@ -190,6 +230,8 @@ MODELS = [
     Model(Transformer, (4, 8), calls=2),
     Model(Attention, (5, 8), calls=3, plain=False),
     Model(Family, (4, 4, 6), calls=4, plain=False),
+    Model(Weights, (4, 5), convolutions=True, plain=False, cut=False),
+    Model(Autoencoder, (6,), plain=False),
 ]
 
 

@@ -95,7 +95,7 @@ def test_the_frozen_mask(model, optimizer, carried, compile_, compiles):
     if carried != "outputs":
         step = model  # Training would leave the trace's arrays in the weights.
     before = contents(model, optimizer)
-    with pytest.raises(ValueError, match="drop the same at every step") as error:
+    with pytest.raises(ValueError, match="draw the same at every step") as error:
         check_step(model, compile_(step, **how), X, optimizer=optimizer)
     assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
     assert "rebuild" not in str(error.value)
@@ -115,7 +115,7 @@ def test_a_step_that_leaves_its_trace_in_the_model(model, carried, given, compil
     }[carried]
     outputs = None if carried == "inputs" else state
     step = mx.compile(training_step(model, optimizer), inputs=state, outputs=outputs)
-    with pytest.raises(ValueError, match="drop the same at every step") as error:
+    with pytest.raises(ValueError, match="draw the same at every step") as error:
         check_step(model, step, X, optimizer=optimizer if given else None)
     assert_says_what_to_add(error, "dropouts.first", "dropouts.rest.0.last")
     assert ("rebuild it" in str(error.value)) != given
@@ -395,7 +395,7 @@ def test_a_key_that_a_trace_has_fixed(model, compiles):
         rekey(model, fold_in(mx.random.key(0), number))
         return uncompiled(x)
 
-    with pytest.raises(ValueError, match="drop the same at every step") as error:
+    with pytest.raises(ValueError, match="draw the same at every step") as error:
         check_step(model, step, X)
     assert "mx.array(number)" in str(error.value)
 

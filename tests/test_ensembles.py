@@ -139,7 +139,7 @@ def test_whole_networks_need_no_dropout(keys, x):
     expected = classify(mx.stack([model(x) for model in plain]))
     assert_close(predict(plain, None, x, batch_size=2), expected)
     assert_close(predict(plain[0], None, x), classify(plain[0](x)[None]))
-    message = r"For models\[0\]: Received a Linear without dropout layers\."
+    message = r"For models\[0\]: Received a Linear without random layers"
     with pytest.raises(ValueError, match=message):
         predict(plain, keys, x)
     message = r"For models\[1\]: .* have p = 0: .*predict\(model, None, x\)\.$"
@@ -223,7 +223,7 @@ def test_chosen_layers(models, keys, x):
         model.layers[3] = nn.Identity()
     assert_close(last, predict(models, keys, x))
     models[1].layers.pop()
-    message = r"For models\[1\]: Received a Sequential without dropout layers"
+    message = r"For models\[1\]: Received a Sequential without random layers"
     with pytest.raises(ValueError, match=message):
         predict(models, keys, x)
     with pytest.raises(TypeError, match=r"For models\[0\]: Received dropout = 'last'"):

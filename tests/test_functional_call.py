@@ -214,9 +214,10 @@ def test_what_is_frozen_in_the_call_is_not_frozen_after_it(key):
 
 
 @each
-def test_it_is_the_call_of_a_model_with_these_parameters(subject):
+def test_it_is_the_call_of_a_model_with_these_parameters(subject, key):
     model, other, x = subject.make().eval(), subject.build().eval(), subject.x()
-    assert_same(functional_call(model, other.parameters(), x), other(x))
+    rekey(other, key)
+    assert_same(functional_call(model, other.parameters(), x, key=key), other(x))
 
 
 def test_a_part_of_the_parameters(key):
@@ -425,11 +426,11 @@ def test_a_layer_without_dropping_needs_no_key():
 def test_no_key_where_a_layer_would_drop():
     model = InDicts()
     for how in ({}, {"dropout": True}):
-        with pytest.raises(ValueError, match="repeat one mask") as error:
+        with pytest.raises(ValueError, match="draw the same") as error:
             functional_call(model, {}, mx.ones((2, 6)), **how)
         assert '"dropouts.first", "dropouts.rest.0.last"' in str(error.value)
     model = nn.Sequential(Dropout(mx.array(0.0)))
-    with pytest.raises(ValueError, match=r'would drop: "layers\.0"'):
+    with pytest.raises(ValueError, match=r'would draw: "layers\.0"'):
         functional_call(model, {}, mx.ones(3))
 
 

@@ -234,7 +234,7 @@ def test_a_pure_call(key):
     assert_same(on, y)
     some = functional_call(model, {}, X, key=key, dropout=lambda path, _: path[-1] == "3")
     assert not mx.array_equal(some, on)
-    with pytest.raises(ValueError, match=r'would drop: "layers\.1", "layers\.3"'):
+    with pytest.raises(ValueError, match=r'would draw: "layers\.1", "layers\.3"'):
         functional_call(model.train(), {}, X)
 
 
@@ -327,7 +327,7 @@ def test_a_compiled_training_step(key, compiles):
 
 def test_a_compiled_step_that_does_not_carry_the_keys(key, compiles):
     model = network(key)
-    with pytest.raises(ValueError, match=r'drop the same at every step: "layers\.1", "l'):
+    with pytest.raises(ValueError, match=r'draw the same at every step: "layers\.1", "l'):
         check_step(model, mx.compile(lambda x: model(x)), X)
 
 

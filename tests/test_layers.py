@@ -108,7 +108,7 @@ def test_every_layer_is_known_to_the_tools(case, key):
     assert_same(y, model(x))
     off = chandrop.nn.functional_call(model, {}, x, dropout=False)
     assert_same(off, model.layers[0](x))
-    with pytest.raises(ValueError, match=r'would drop: "layers\.1"'):
+    with pytest.raises(ValueError, match=r'would draw: "layers\.1"'):
         chandrop.nn.functional_call(model, {}, x)
 
 

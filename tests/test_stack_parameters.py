@@ -7,11 +7,11 @@ from mlx.utils import tree_flatten, tree_map
 from models import MODELS
 from subjects import assert_same
 
-from chandrop.nn import functional_call, stack_parameters
+from chandrop.nn import functional_call, rekey, stack_parameters
 
 
 @pytest.mark.parametrize("subject", MODELS, ids=lambda s: s.name)
-def test_a_member_is_what_it_was(subject):
+def test_a_member_is_what_it_was(subject, key):
     members = [subject.build().eval() for _ in range(3)]
     stacked = stack_parameters(members)
     for i, member in enumerate(members):
@@ -22,7 +22,8 @@ def test_a_member_is_what_it_was(subject):
             assert name == expected_name
             assert_same(array, expected)
         x = subject.x()
-        assert_same(functional_call(members[0], one, x), member(x))
+        rekey(member, key)
+        assert_same(functional_call(members[0], one, x, key=key), member(x))
 
 
 def test_one_member_and_any_sequence():

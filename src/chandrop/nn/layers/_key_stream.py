@@ -20,10 +20,10 @@ class KeyStream(KeyedLayer):
         >>> class Noise(nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.keys = KeyStream()
+        ...         self.next_key = KeyStream()
         ...
         ...     def __call__(self, x):
-        ...         return x + mx.random.normal(x.shape, key=self.keys())
+        ...         return x + mx.random.normal(x.shape, key=self.next_key())
         >>> Noise()(mx.ones((8, 128))).shape
         (8, 128)
 

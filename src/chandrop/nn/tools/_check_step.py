@@ -41,7 +41,7 @@ _FAULTS = {
 def check_step(
     model: nn.Module, step: Callable[..., Any], /, *args: Any, optimizer: Any = None
 ) -> None:
-    """Runs a training step and raises if its dropout layers repeat masks.
+    """Runs a training step and raises if its random layers repeat their draws.
 
     Call it once before training, on a small batch. It runs the step five times, first
     uncompiled, and then restores model, optimizer and MLX's global stream. It finds
@@ -66,7 +66,7 @@ def check_step(
     Raises:
         TypeError: `model` is not a module, `step` not a function, or `optimizer` has no
             state.
-        ValueError: masks repeat, or a trace has left its arrays in the model; or no dropout
+        ValueError: draws repeat, or a trace has left its arrays in the model; or no random
             layer of chandrop in `model` is on, or one is in a tuple. All ranks have to call
             this function.
 
@@ -97,7 +97,7 @@ def check_step(
         if imports:
             warnings.warn(
                 "MLX's own functions were imported before chandrop.nn: "
-                f"{', '.join(imports)}. In these, dropout layers draw wrong masks without "
+                f"{', '.join(imports)}. In these, random layers draw wrongly, without "
                 "an error. Import chandrop.nn first, or call mx.vmap, mx.checkpoint and "
                 "mx.compile.",
                 stacklevel=2,
@@ -222,14 +222,14 @@ def _check_keys_differ(keys: dict[str, str], dropping: list[str]) -> None:
     for same in paths.values():
         if len(same) > 1:
             raise ValueError(
-                f"These layers hold the same key, so they drop the same: {quoted(same)}. "
+                f"These layers hold the same key, so they draw the same: {quoted(same)}. "
                 "Give each its own: chandrop.nn.rekey(model, mx.random.key(0))."
             )
 
 
 def _masks_repeat(paths: list[str], carry: str) -> ValueError:
     return ValueError(
-        f"These layers drop the same at every step: {quoted(paths)}. The step is compiled "
+        f"These layers draw the same at every step: {quoted(paths)}. The step is compiled "
         f"and does not carry their keys. Carry {carry}"
     )
 
@@ -265,7 +265,7 @@ def _check_ranks_differ(
     if same:
         raise ValueError(
             f"These layers hold the same key on several ranks: {quoted(same)}. Each rank "
-            "then drops the same of its part of the batch. Give each rank keys of its own, "
+            "then draws the same for its part of the batch. Give each rank keys of its own, "
             "once before training:\n"
             "    rank = mx.distributed.init().rank()\n"
             "    chandrop.nn.rekey(model, chandrop.random.fold_in(key, rank))"

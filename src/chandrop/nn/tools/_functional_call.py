@@ -62,7 +62,8 @@ def functional_call(
             one network for the whole batch.
         dropout: which of chandrop's layers drop: all (``True``), none (``False``), those
             for which ``dropout(path, layer)`` is true, or each by its own mode (``None``).
-            Other layers keep their modes: ``BatchNorm`` stays in eval mode.
+            Other layers keep their modes: ``BatchNorm`` stays in eval mode. A
+            :class:`KeyStream` draws all the same, and is not among those to choose from.
         return_state: whether to return the parameters after the call, too, such as the
             running statistics of ``BatchNorm``, but without new arrays.
         **kwargs: the model's keyword arguments, except the names above.
@@ -73,7 +74,7 @@ def functional_call(
     Raises:
         TypeError: an argument has a wrong type, or the model returns an iterator or a
             coroutine.
-        ValueError: `parameters` or `key` does not fit the model; a layer would drop without
+        ValueError: `parameters` or `key` does not fit the model; a layer would draw without
             a key, or is one of ``mlx.nn``; `key` or `dropout` is given, but no layer uses
             it; a layer that draws is in a tuple or not in the model.
 
@@ -111,7 +112,7 @@ def functional_call(
             drawing = key is not None and turned_on and any(map(drops, layers.values()))
             if drawing and not called:
                 raise ValueError(
-                    "Received a key, and dropout that is on, but no dropout layer drew "
+                    "Received a key, and dropout that is on, but no random layer drew "
                     f"with it: {quoted(layers)}. Are they called only `if self.training`, "
                     "with other keys, or in a function that was compiled before?"
                 )
@@ -170,20 +171,31 @@ def _set_parameters(model: nn.Module, parameters: Any) -> None:
 def _set_modes(layers: Mapping[str, KeyedLayer], dropout: Choice | None) -> None:
     if dropout is None:
         return
-    on = dropout if isinstance(dropout, bool) else choose(layers, dropout, "dropout")
+    on = switched_on(layers, dropout)
     for path, layer in layers.items():
-        layer.train(on if isinstance(on, bool) else path in on)
+        # Not by train(), which would change the modes of modules that it holds.
+        layer._training = path in on
+
+
+def switched_on(layers: Mapping[str, KeyedLayer], dropout: Choice) -> dict[str, KeyedLayer]:
+    """Returns the layers that a choice turns on, of those that eval mode turns off."""
+    switched = {path: m for path, m in layers.items() if not m._draws_in_eval_mode}
+    if isinstance(dropout, bool):
+        return switched if dropout else {}
+    return choose(switched, dropout, "dropout")
 
 
 def _check_drops_with_key(
     dropping: list[str], layers: Mapping[str, KeyedLayer], key: Key | None
 ) -> None:
-    ours = [path for path in dropping if path in layers]
+    ours = {path: layers[path] for path in dropping if path in layers}
     theirs = [path for path in dropping if path not in layers]
     if ours and key is None:
+        always = any(layer._draws_in_eval_mode for layer in ours.values())
         raise ValueError(
-            f"Received no key, but these layers would drop: {quoted(ours)}. Each call "
-            "would repeat one mask. Give key=mx.random.key(0), or dropout=False."
+            f"Received no key, but these layers would draw: {quoted(ours)}. Each call "
+            "would draw the same. Give key=mx.random.key(0)"
+            f"{'' if always else ', or dropout=False'}."
         )
     if theirs:
         raise ValueError(

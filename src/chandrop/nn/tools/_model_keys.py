@@ -13,7 +13,7 @@ from chandrop.random import Key, check_key, fold_in
 
 
 def rekey(model: nn.Module, key: Key) -> None:
-    """Derives a new key for every dropout layer of a model from one key and its path.
+    """Derives a new key for every random layer of a model from one key and its path.
 
     The same key gives the same masks again, whichever other layers are added or removed.
     ``rekey(model, fold_in(key, step))`` makes each step repeatable on its own, also inside
@@ -27,7 +27,7 @@ def rekey(model: nn.Module, key: Key) -> None:
 
     Raises:
         TypeError: an argument has a wrong type.
-        ValueError: `model` has no dropout layer of chandrop, or has one in a tuple; `key`
+        ValueError: `model` has no random layer of chandrop, or has one in a tuple; `key`
             has the wrong shape.
 
     Example:
@@ -50,7 +50,7 @@ def rekey(model: nn.Module, key: Key) -> None:
 
 
 def get_keys(model: nn.Module) -> dict[str, Key]:
-    """Returns the key of every dropout layer of a model by path, to save and resume with.
+    """Returns the key of every random layer of a model by path, to save and resume with.
 
     Layers are found as by :func:`rekey`. The dict, from path to key, ``(2,)`` or
     ``(B, 2)``, is sorted by path, and ``mx.save_safetensors`` takes it.
@@ -69,7 +69,7 @@ def get_keys(model: nn.Module) -> dict[str, Key]:
 
 
 def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> None:
-    """Sets the keys of a model's dropout layers; the inverse of :func:`get_keys`.
+    """Sets the keys of a model's random layers; the inverse of :func:`get_keys`.
 
     Args:
         model: any model; see :func:`rekey` for where layers are found.
@@ -100,13 +100,13 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
     unknown = sorted(keys.keys() - layers.keys())
     if unknown:
         raise ValueError(
-            f"Received keys for paths without a dropout layer: {quoted(unknown)}. "
-            f"The model's dropout layers are: {quoted(layers) or 'none'}."
+            f"Received keys for paths without a random layer: {quoted(unknown)}. "
+            f"The model's random layers are: {quoted(layers) or 'none'}."
         )
     missing = sorted(layers.keys() - keys.keys())
     if strict and missing:
         raise ValueError(
-            f"Received no keys for the dropout layers at {quoted(missing)}. To leave them "
+            f"Received no keys for the random layers at {quoted(missing)}. To leave them "
             "as they are: set_keys(model, keys, strict=False)."
         )
     for path, key in keys.items():
@@ -119,20 +119,20 @@ def set_keys(model: nn.Module, keys: Mapping[str, Key], strict: bool = True) -> 
 
 
 def keyed_layers(model: nn.Module) -> dict[str, KeyedLayer]:
-    """Returns chandrop's dropout layers by path."""
+    """Returns chandrop's random layers by path."""
     return layers_by_path(model, KeyedLayer)
 
 
 def check_has_layers(
     model: nn.Module,
     layers: Mapping[str, KeyedLayer],
-    fix: str = "If it has those of mlx.nn: chandrop.nn.convert(model).",
+    fix: str = "If it has dropout layers of mlx.nn: chandrop.nn.convert(model).",
 ) -> None:
     """Raises if there is no layer to give a key to."""
     if not layers:
         raise ValueError(
-            f"Received a {type(model).__name__} without dropout layers. {fix} If one is in "
-            "a lambda or the like: make it an attribute of the model."
+            f"Received a {type(model).__name__} without random layers of chandrop. {fix} If "
+            "one is in a lambda or the like: make it an attribute of the model."
         )
 
 

@@ -11,8 +11,8 @@ from chandrop.nn._snapshot import restored_on_exit
 from chandrop.nn._threads import model_lock
 from chandrop.nn.layers._keyed_layer import KeyedLayer
 from chandrop.nn.tools._convert import MLX_DROPOUTS, OURS, convert_layer, mlx_dropouts
-from chandrop.nn.tools._functional_call import Choice, functional_call
-from chandrop.nn.tools._layers_by_path import check_choice, choose, layers_by_path, quoted
+from chandrop.nn.tools._functional_call import Choice, functional_call, switched_on
+from chandrop.nn.tools._layers_by_path import check_choice, layers_by_path, quoted
 from chandrop.nn.tools._model_keys import check_has_layers, keyed_layers
 from chandrop.random import Key
 
@@ -42,7 +42,9 @@ def subnetworks(
         layers = keyed_layers(model)
         check_has_layers(model, layers, _AS_IT_IS)
         if dropout is not False:
-            _check_chosen(layers if dropout is True else choose(layers, dropout, "dropout"))
+            on = switched_on(layers, dropout)
+            on |= {path: m for path, m in layers.items() if m._draws_in_eval_mode}
+            _check_chosen(on)
 
         def subnetwork(key: Key, *inputs: Any) -> Any:
             with in_context(observe=observe):

@@ -26,7 +26,7 @@ def wrap_transforms(on: bool = True) -> None:
       process;
     - ``mx.checkpoint`` recomputes with the keys, modes and rates of the call;
     - ``mx.compile``, ``mx.export_function`` and ``mx.exporter`` raise where every call
-      would repeat one mask, since the function does not carry the keys.
+      would draw the same, since the function does not carry the keys.
 
     Nothing else changes, except that a compiled function runs uncompiled inside
     ``mx.vmap``. A function that was made with a wrapper keeps it.
@@ -164,8 +164,8 @@ class KeysNotCarriedError(ValueError):
     def __init__(self, name: str, layers: list[KeyedLayer]):
         self.layers = layers
         super().__init__(
-            f"The compiled function {name} does not carry the keys of its dropout layers, "
-            f"{_kinds(layers)}, so every call would repeat one mask. If it updates the "
+            f"The compiled function {name} does not carry the keys of its random layers, "
+            f"{_kinds(layers)}, so every call would draw the same. If it updates the "
             "model, rebuild the model and the optimizer, since mx.compile has left arrays "
             f"of its trace in them. Then carry {CARRY}\n"
             "chandrop.nn.check_step names the layers' paths."
@@ -269,8 +269,8 @@ def _exported(fun: Callable[..., Any]) -> Callable[..., Any]:
             result = fun(*args, **kwargs)
         if draws.frozen:
             raise ValueError(
-                "The exported function holds the keys of its dropout layers, "
-                f"{_kinds(draws.frozen)}, so every call would repeat one mask. Switch them "
+                "The exported function holds the keys of its random layers, "
+                f"{_kinds(draws.frozen)}, so every call would draw the same. Switch them "
                 "off, model.eval(), or make the key an argument: layer(x, key=key), or "
                 "functional_call(model, {}, x, key=key)."
             )
