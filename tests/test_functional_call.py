@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_map
 from models import MODELS, BatchNormNetwork, Conv2dNetwork, InDicts, recorded
 from subjects import assert_same, assert_trees_close
 
-from chandrop.nn import Dropout, Dropout2d, functional_call, stack_parameters
+from chandrop.nn import Dropout, Dropout2d, functional_call, rekey, stack_parameters
 from chandrop.random import example_keys
 from chandrop.thin import ThinDropout
 

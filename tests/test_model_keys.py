@@ -218,7 +218,9 @@ def test_keys_of_other_types(key):
 
 
 def test_a_key_for_a_model_without_dropout_layers(key):
-    with pytest.raises(ValueError, match=r"Sequential without random layers.*convert\(model\)"):
+    with pytest.raises(
+        ValueError, match=r"Sequential without random layers.*convert\(model\)"
+    ):
         rekey(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)), key)
     assert get_keys(nn.Linear(2, 2)) == {}
 
