@@ -56,7 +56,7 @@ $(VENV)/fine-tune: $(VENV)/examples
 
 $(VENV)/peers: $(VENV)/test pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[$(BACKEND),peers]"
-	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/without_init timm==1.0.31 torchvision==0.29.2 torch-uncertainty==0.13.0 # a few modules of each
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/without_init baal==2.1.0 pytorch-nlp==0.5.0 timm==1.0.31 torchvision==0.29.2 torch-uncertainty==0.13.0 # a few modules of each
 	@touch $@
 
 $(CLIENTS)/clients-short: pyproject.toml

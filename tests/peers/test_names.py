@@ -26,6 +26,7 @@ import pytest
 import torch
 from binomial import Binomial
 from numpy.lib.stride_tricks import sliding_window_view
+from peers import streams, weights
 from peers.without_init import exports_of, load_without_init
 from scipy.stats import chi2, norm
 from torch.nn import functional
@@ -555,6 +556,66 @@ class Tokens(Kept):
         return kept - self.prefix
 
 
+class Weights:
+    """Compares the outputs of modules with the same numbers, and the same mask."""
+
+    def __init__(self, build, theirs, shape):
+        self.build, self.theirs, self.shape = build, theirs, shape
+
+    def compare(self, line, false_alarms):
+        x = np.random.default_rng(0).normal(size=self.shape).astype(np.float32)
+        module, key = self.build(), mx.random.key(0)
+        weight = module["Wh" if "Wh" in module else "weight"]
+        y = our_line(line, module=module, x=mx.array(x), key=key)
+        mask = chandrop.functional.channel_mask(weight.shape, P, key, ())
+        theirs = weights.their_output(self.theirs(), module, mask, P, x)
+        for output, is_same in ((y, True), (module(mx.array(x)), False)):
+            output = output[0] if isinstance(output, tuple) else output
+            assert np.allclose(output, theirs, rtol=1e-5, atol=1e-6) == is_same
+
+
+class Stream:
+    """Both give other keys at each call, the same anew, and go on from what is saved."""
+
+    def __init__(self, theirs):
+        self.theirs = theirs
+
+    def compare(self, line, false_alarms):
+        for build in (partial(OurStream, line), self.theirs):
+            stream = build()
+            keys = [tuple(stream()) for _ in range(5)]
+            assert len(set(keys)) == 5
+            again = build()
+            assert [tuple(again()) for _ in range(3)] == keys[:3]
+            resumed = again.resumed()
+            assert [tuple(resumed()) for _ in range(2)] == keys[3:]
+
+
+class OurStream:
+    def __init__(self, line):
+        self.line, self.stream = line, our_line(line)
+
+    def __call__(self):
+        return self.stream().tolist()
+
+    def resumed(self):
+        other = OurStream(self.line)
+        chandrop.nn.set_keys(other.stream, chandrop.nn.get_keys(self.stream))
+        return other
+
+
+class SameKeys:
+    """The keys are the same numbers, with ``jax_threefry_partitionable`` off."""
+
+    def __init__(self, theirs):
+        self.theirs = theirs
+
+    def compare(self, line, false_alarms):
+        stream = our_line(line)
+        ours = np.array([stream().tolist() for _ in range(5)])
+        np.testing.assert_array_equal(ours, self.theirs(5))
+
+
 def in_window(reduce, array, size, axes):
     view = sliding_window_view(array, [size] * len(axes), axes)
     return reduce(view, axis=tuple(range(-len(axes), 0)))
@@ -760,6 +821,7 @@ PEERS = {
         "linen.Dropout(p, broadcast_dims=(1, 2))": Mask(flax_linen(**BROADCAST), NHWC),
         "nnx.Dropout(p)": Mask(flax_nnx(), NHWC),
         "nnx.Dropout(p, broadcast_dims=(1, 2))": Mask(flax_nnx(**BROADCAST), NHWC),
+        "nnx.Rngs(0)": Stream(streams.FlaxRngs),
         "linen.MultiHeadAttention(h, dropout_rate=p)": Weights(flax_linen_attention()),
         "linen.MultiHeadAttention(h, dropout_rate=p, broadcast_dropout=False)": Weights(
             flax_linen_attention(broadcast_dropout=False)
@@ -783,6 +845,8 @@ PEERS = {
         "dropout(key, p, x, broadcast_dims=(1, 2))": Mask(
             with_key(lambda x, key: haiku.dropout(key, P, x, **BROADCAST)), NHWC
         ),
+        "PRNGSequence(0)": Stream(streams.HaikuSequence),
+        "next_rng_key(), of PRNGKey(0)": SameKeys(streams.haiku_next_keys),
     },
     "mlx.nn": {
         "Dropout(p)": Mask(with_mlx(nn.Dropout(P)), NC, NHWC),
@@ -864,6 +928,49 @@ PEERS = {
             ]
         },
     },
+    "baal": {
+        "WeightDropLinear(p)": Weights(
+            lambda: nn.Linear(4, 6),
+            lambda: weights.baal.WeightDropLinear(P, in_features=4, out_features=6),
+            (5, 4),
+        ),
+        "WeightDropConv2d(p)": Weights(
+            lambda: nn.Conv2d(4, 6, 3),
+            lambda: weights.baal.WeightDropConv2d(
+                P, in_channels=4, out_channels=6, kernel_size=3
+            ),
+            (2, 5, 6, 4),
+        ),
+    },
+    "torchnlp": {
+        "LockedDropout(p), time first": Mask(
+            with_torch(weights.torchnlp_locked.LockedDropout(P)), NLC
+        ),
+        'WeightDrop(lstm, ["weight_hh_l0"], p)': Weights(
+            lambda: nn.LSTM(4, 6),
+            partial(weights.weight_dropped_lstm, P),
+            (2, 5, 4),
+        ),
+        "WeightDropLSTM(weight_dropout=p)": Weights(
+            lambda: nn.LSTM(4, 6),
+            lambda: weights.torchnlp.WeightDropLSTM(
+                4, 6, batch_first=True, weight_dropout=P
+            ),
+            (2, 5, 4),
+        ),
+        "WeightDropGRU(weight_dropout=p)": Weights(
+            lambda: nn.GRU(4, 6),
+            lambda: weights.torchnlp.WeightDropGRU(
+                4, 6, batch_first=True, weight_dropout=P
+            ),
+            (2, 5, 4),
+        ),
+        "WeightDropLinear(weight_dropout=p)": Weights(
+            lambda: nn.Linear(4, 6),
+            lambda: weights.torchnlp.WeightDropLinear(4, 6, weight_dropout=P),
+            (5, 4),
+        ),
+    },
 }
 ROWS = table()
 
@@ -892,6 +999,7 @@ def test_row(row, false_alarms):
         ("mlx.nn", {name for name, value in vars(nn).items() if isinstance(value, type)}),
         ("timm", exports_of("timm", "layers")),
         ("torchvision", exports_of("torchvision", "ops")),
+        ("torchnlp", exports_of("torchnlp", "nn")),
     ],
 )
 def test_no_name_is_missing(library, exported):

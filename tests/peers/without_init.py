@@ -1,9 +1,9 @@
 """Modules of packages that cannot be imported as a whole.
 
-There is no CPU build of torchvision for every torch, and timm imports torchvision; their
-dropout is in modules that need torch alone. torch-uncertainty imports lightning, but its
-metrics need torchmetrics alone. The packages are installed into a folder of their own,
-since torchmetrics imports a torchvision that it finds.
+There is no CPU build of torchvision for every torch, and timm imports torchvision; baal,
+torchnlp and torch-uncertainty import much else. What is compared is in modules that need
+torch and torchmetrics alone. The packages are installed into a folder of their own, since
+torchmetrics imports a torchvision that it finds.
 """
 
 import ast
