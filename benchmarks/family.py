@@ -36,6 +36,7 @@ from chandrop.nn import (
     DropBlock,
     DropPath,
     GaussianDropout,
+    WeightDropout,
 )
 
 P, BLOCK_P = 0.5, 0.1
@@ -310,6 +311,41 @@ def layers(shape: Shape, count: int) -> Iterator[Comparison]:
         yield Comparison(this, shape, "eager", seconds["layer"], name, seconds["function"])
 
 
+def weights(count: int) -> Iterator[Comparison]:
+    """Dropout of a module's parameter against the module with a masked one."""
+    cases: list[tuple[Any, str, Shape]] = [
+        (nn.Linear(512, 512), "weight", (64, 512)),
+        (nn.LSTM(256, 256), "Wh", (16, 32, 256)),
+    ]
+    for case in tqdm(cases, desc="weights"):
+        yield from compare_weights(*case, count)
+
+
+def compare_weights(
+    module: Any, name: str, shape: Shape, count: int
+) -> Iterator[Comparison]:
+    layer = WeightDropout(module, P, name=name)
+    x, key = mx.random.normal(shape), mx.random.key(0)
+    weight = module[name]
+    mx.eval(x, key, layer.state)
+
+    def masked(x: mx.array, key: mx.array) -> Any:
+        (mask,) = dropped(weight.shape, key)
+        module[name] = weight * mask
+        return module(x)
+
+    for way in WAYS:
+        calls = {
+            "layer": call(in_way(way, lambda x, key: layer(x, key=key)), x, key),
+            "floor": call(in_way(way, masked), x, key),
+        }
+        seconds = medians(calls, count)
+        this, against = f"WeightDropout({type(module).__name__})", f"{name} * m, m drawn"
+        yield Comparison(
+            *(this, shape, way, seconds["layer"], against, seconds["floor"]), at_most=MOST
+        )
+
+
 EXPLANATION = (
     "`python benchmarks/family.py` wrote this page: medians, in milliseconds, of calls "
     f"that took turns in one run, in float32, channels last, p = {P}, and {BLOCK_P} for "
@@ -368,7 +404,8 @@ def short(comparisons: Iterable[Comparison]) -> str:
 
 
 def compared(results: Results, *kinds: str) -> list[Comparison]:
-    return [Comparison(**item) for kind in kinds for item in results[kind]]
+    # Stored results may be older than a kind.
+    return [Comparison(**item) for kind in kinds for item in results.get(kind, [])]
 
 
 def plot(results: Results) -> Figure:
@@ -387,12 +424,16 @@ def page(results: Results) -> list[str]:
     return [
         EXPLANATION,
         f"## Targets\n\n{PROMISE}",
-        targets(compared(results, "members", "blocks")),
+        targets(compared(results, "members", "blocks", "weights")),
         "## Members",
         "After relu, both `x` are `mx.maximum(x, 0)`, and nothing is promised.",
         whole("members", headers),
         "## Blocks",
         whole("blocks", plain_headers),
+        "## Weights",
+        "The floor is the module in plain MLX, called with the parameter times a mask that "
+        "is drawn in the call.",
+        whole("weights", plain_headers),
         "## Layers",
         "A layer also advances its key.",
         whole("layers", plain_headers),
@@ -404,6 +445,7 @@ def measure(arguments: argparse.Namespace) -> Results:
     return {
         "members": [*members(shapes, count), *attention(count)],
         "blocks": list(blocks(shapes, count)),
+        "weights": list(weights(count)),
         "layers": list(layers(IMAGES, count)),
     }
 
