@@ -450,6 +450,9 @@ class Counting(nn.Module):
         self.calls, self.last, self.notes = 0, mx.zeros(6), [mx.zeros(())]
         self.cache = None
 
+    def begin(self, last):
+        self.calls, self.last = -1, last
+
     def __call__(self, x):
         self.calls += 1
         self.weight = self.weight * 2
@@ -518,6 +521,21 @@ def test_a_method_sees_the_whole_parameter():
     with pytest.raises(AttributeError, match="'Conv2d' object has no attribute 'strides'"):
         _ = convolution.strides
     assert not hasattr(layer, "_anything")
+
+
+def test_a_method_that_is_kept_sees_what_the_layer_holds_then():
+    layer, x = CASES["words"].layer(), normal((3, 4))
+    decoder = layer.as_linear
+    layer.update({"weight": mx.ones((10, 4))})
+    np.testing.assert_allclose(decoder(x), x @ mx.ones((4, 10)), rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_method_changes_is_kept():
+    layer = WeightDropout(Counting(), P)
+    layer.begin(mx.ones(6))
+    assert layer.calls == -1
+    assert_same(layer.last, mx.ones(6))
+    assert_same(layer.module.last, mx.ones(6))
 
 
 def test_quantize_leaves_it():

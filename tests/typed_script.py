@@ -12,7 +12,9 @@ from chandrop.nn import (
     Dropout2d,
     DropPath,
     KeyedLayer,
+    KeyStream,
     MultiHeadAttention,
+    WeightDropout,
     checkpoint,
     convert,
     functional_call,
@@ -52,7 +54,11 @@ def script(x: mx.array, key: Key, rate: Rate) -> None:
     assert_type(PatchDropout(0.5, prefix_tokens=0)(x), mx.array)
     assert_type(patch_dropout(x, 0.5, key), mx.array)
     assert_type(Noise()(x, key=key), mx.array)
+    assert_type(KeyStream()(), mx.array)
     model = nn.Linear(4, 4)
+    dropped = WeightDropout(model, 0.5, spatial_axes=1, name="weight")
+    assert_type(dropped(x, key=key), Any)
+    assert_type(dropped.p, float | mx.array)
     assert_type(convert(model), nn.Linear)
     assert_type(functional_call(model, {}, x, key=key, return_state=True), tuple[Any, Any])
     assert_type(predict(model, key, x), Classification)

@@ -556,7 +556,7 @@ class Tokens(Kept):
         return kept - self.prefix
 
 
-class Weights:
+class DroppedWeights:
     """Compares the outputs of modules with the same numbers, and the same mask."""
 
     def __init__(self, build, theirs, shape):
@@ -929,12 +929,12 @@ PEERS = {
         },
     },
     "baal": {
-        "WeightDropLinear(p)": Weights(
+        "WeightDropLinear(p)": DroppedWeights(
             lambda: nn.Linear(4, 6),
             lambda: weights.baal.WeightDropLinear(P, in_features=4, out_features=6),
             (5, 4),
         ),
-        "WeightDropConv2d(p)": Weights(
+        "WeightDropConv2d(p)": DroppedWeights(
             lambda: nn.Conv2d(4, 6, 3),
             lambda: weights.baal.WeightDropConv2d(
                 P, in_channels=4, out_channels=6, kernel_size=3
@@ -946,26 +946,26 @@ PEERS = {
         "LockedDropout(p), time first": Mask(
             with_torch(weights.torchnlp_locked.LockedDropout(P)), NLC
         ),
-        'WeightDrop(lstm, ["weight_hh_l0"], p)': Weights(
+        'WeightDrop(lstm, ["weight_hh_l0"], p)': DroppedWeights(
             lambda: nn.LSTM(4, 6),
             partial(weights.weight_dropped_lstm, P),
             (2, 5, 4),
         ),
-        "WeightDropLSTM(weight_dropout=p)": Weights(
+        "WeightDropLSTM(weight_dropout=p)": DroppedWeights(
             lambda: nn.LSTM(4, 6),
             lambda: weights.torchnlp.WeightDropLSTM(
                 4, 6, batch_first=True, weight_dropout=P
             ),
             (2, 5, 4),
         ),
-        "WeightDropGRU(weight_dropout=p)": Weights(
+        "WeightDropGRU(weight_dropout=p)": DroppedWeights(
             lambda: nn.GRU(4, 6),
             lambda: weights.torchnlp.WeightDropGRU(
                 4, 6, batch_first=True, weight_dropout=P
             ),
             (2, 5, 4),
         ),
-        "WeightDropLinear(weight_dropout=p)": Weights(
+        "WeightDropLinear(weight_dropout=p)": DroppedWeights(
             lambda: nn.Linear(4, 6),
             lambda: weights.torchnlp.WeightDropLinear(4, 6, weight_dropout=P),
             (5, 4),

@@ -1,5 +1,7 @@
+import inspect
 import re
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import mlx.core as mx
@@ -35,9 +37,8 @@ class WeightDropout(DropoutLayer):
     - ``WeightDropout(nn.Embedding(1000, 16), 0.1, spatial_axes=1)`` drops words, each
       wherever it occurs.
 
-    The module's own attributes and methods are there, too, and see the whole parameter, as
-    a tied decoder does: ``layer.as_linear(x)``. What a method sets is lost, but for a call.
-    :attr:`module` is the plain module; ``nn.quantize`` leaves the layer as it is.
+    The module's own attributes and methods are there, too, with the whole parameter, as for
+    a tied decoder: ``layer.as_linear(x)``. ``nn.quantize`` leaves the layer as it is.
 
     Example:
         >>> import mlx.core as mx
@@ -115,6 +116,7 @@ class WeightDropout(DropoutLayer):
             ValueError: `key` is a batch of keys; `p` does not broadcast.
         """
         module = self._call(self.draw, self.module, key, self.training)
+        # Under mx.vmap, MLX takes wrong groups of an input that is no batch.
         if self.weight_choosers and module[self._name] is not self[self._name]:
             weight = module[self._name]
             args, kwargs = tree_map(
@@ -170,7 +172,19 @@ class WeightDropout(DropoutLayer):
         # nn.quantize would put a layer without dropout in the place of this one.
         if name in self or name.startswith("_") or name == "to_quantized":
             return super().__getattr__(name)
-        return getattr(self.module, name)
+        value = getattr(self.module, name)
+        if not inspect.ismethod(value):
+            return value
+
+        # Looked up at each call, since it may be kept while the layer is trained.
+        @wraps(value)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            module = self.module
+            output = getattr(module, name)(*args, **kwargs)
+            self._take(module)
+            return output
+
+        return method
 
 
 def _one_key(key: Key) -> Key:

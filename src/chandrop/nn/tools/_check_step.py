@@ -265,8 +265,8 @@ def _check_ranks_differ(
     if same:
         raise ValueError(
             f"These layers hold the same key on several ranks: {quoted(same)}. Each rank "
-            "then draws the same for its part of the batch. Give each rank keys of its own, "
-            "once before training:\n"
+            "then draws the same for its part of the batch. Give each its own keys, once "
+            "before training:\n"
             "    rank = mx.distributed.init().rank()\n"
             "    chandrop.nn.rekey(model, chandrop.random.fold_in(key, rank))"
         )
