@@ -24,7 +24,9 @@ LAYERS = {
 }
 # Those that can be built with a rate alone.
 WITHOUT_OTHERS = [
-    name for name in LAYERS if not name.startswith(("DropBlock", "ChannelDropout"))
+    name
+    for name in LAYERS
+    if not name.startswith(("DropBlock", "ChannelDropout", "WeightDropout"))
 ]
 RATE = r"The dropout probability {} is not in \[0, 1\]"
 
@@ -172,7 +174,7 @@ WORDS = {
     "broadcast_dims": ((1,), "ChannelDropout(p, spatial_axes=...)."),
     "mode": ("batch", "layer(x, key=key[None]) draws once for all."),
     "scale_by_keep": (False, "Expected "),
-    "keys": (0, "Expected one of p, "),
+    "keys": (0, "Expected one of "),
 }
 
 

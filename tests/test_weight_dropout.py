@@ -642,6 +642,16 @@ def test_bad_input(build, error, message):
         build()
 
 
+def test_names_of_the_rate_are_the_modules_if_it_has_them():
+    linear = nn.Linear(2, 2)
+    linear.dropout = 0.3
+    layer = WeightDropout(linear, P)
+    layer.dropout = 0.2
+    assert (layer.module.dropout, layer.p) == (0.2, P)
+    with pytest.raises(AttributeError, match="Received rate for a WeightDropout"):
+        layer.rate = 0.2
+
+
 def test_the_name_cannot_be_set():
     layer = CASES["LSTM"].layer()
     for name in ("name", "spatial_axes"):

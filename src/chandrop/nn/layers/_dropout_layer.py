@@ -64,8 +64,9 @@ class DropoutLayer(KeyedLayer):
         return f"p={self.p}"
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_part = isinstance(value, nn.Module)
-        if name in NAMES_OF_RATE and not is_part and not declares(type(self), name):
+        # A layer may have taken it over from a module.
+        is_known = declares(type(self), name) or name in vars(self)
+        if name in NAMES_OF_RATE and not is_known and not isinstance(value, nn.Module):
             raise AttributeError(
                 f"Received {name} for a {type(self).__name__}, which would change nothing. "
                 "Expected p: layer.p = 0.2."
