@@ -69,6 +69,10 @@ class KeyedLayer(nn.Module):
         Args:
             key: the initial key, ``(2,)``. Default: drawn from MLX's global stream, so
                 ``mx.random.seed`` makes a run repeatable.
+
+        Raises:
+            TypeError: `key` is not a ``uint32`` array.
+            ValueError: `key` is not one key.
         """
         super().__init__()
         if key is None:

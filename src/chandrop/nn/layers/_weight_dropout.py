@@ -1,7 +1,7 @@
-import inspect
 import re
 from collections.abc import Sequence
 from functools import wraps
+from types import MethodType
 from typing import Any
 
 import mlx.core as mx
@@ -173,7 +173,7 @@ class WeightDropout(DropoutLayer):
         if name in self or name.startswith("_") or name == "to_quantized":
             return super().__getattr__(name)
         value = getattr(self.module, name)
-        if not inspect.ismethod(value):
+        if not isinstance(value, MethodType):
             return value
 
         # Looked up at each call, since it may be kept while the layer is trained.

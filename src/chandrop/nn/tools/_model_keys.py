@@ -131,8 +131,8 @@ def check_has_layers(
     """Raises if there is no layer to give a key to."""
     if not layers:
         raise ValueError(
-            f"Received a {type(model).__name__} without random layers of chandrop. {fix} If "
-            "one is in a lambda or the like: make it an attribute of the model."
+            f"Received a {type(model).__name__} without random layers of chandrop. {fix} "
+            "If one is in a lambda or the like: make it an attribute of the model."
         )
 
 
