@@ -821,7 +821,6 @@ PEERS = {
         "linen.Dropout(p, broadcast_dims=(1, 2))": Mask(flax_linen(**BROADCAST), NHWC),
         "nnx.Dropout(p)": Mask(flax_nnx(), NHWC),
         "nnx.Dropout(p, broadcast_dims=(1, 2))": Mask(flax_nnx(**BROADCAST), NHWC),
-        "nnx.Rngs(0)": Stream(streams.FlaxRngs),
         "linen.MultiHeadAttention(h, dropout_rate=p)": Weights(flax_linen_attention()),
         "linen.MultiHeadAttention(h, dropout_rate=p, broadcast_dropout=False)": Weights(
             flax_linen_attention(broadcast_dropout=False)
@@ -833,6 +832,7 @@ PEERS = {
         "nnx.dot_product_attention(q, k, v, dropout_rate=p)": Weights(
             flax_nnx_attention_function, packed=False
         ),
+        "nnx.Rngs(0)": Stream(streams.FlaxRngs),
     },
     "Equinox": {
         "nn.Dropout(p)": Mask(
