@@ -381,9 +381,9 @@ def test_weights_of_convolutions_are_taken_key_by_key(key):
     x, keys = normal((2, 3, 3, 3, 2)), mx.random.split(key, 3)
     loop = [functional_call(model, {}, x, key=key, dropout=True) for key in keys]
     np.testing.assert_allclose(sample(model, keys, x), mx.stack(loop), rtol=1e-5, atol=1e-6)
-    assert model.layers[0].weight_choosers == [model.layers[0]]
-    assert WeightDropout(nn.Conv3d(2, 4, 2), P, name="bias").weight_choosers == []
-    assert WeightDropout(nn.Linear(2, 4), P).weight_choosers == []
+    assert model.layers[0]._weight_choosers == [model.layers[0]]
+    assert WeightDropout(nn.Conv3d(2, 4, 2), P, name="bias")._weight_choosers == []
+    assert WeightDropout(nn.Linear(2, 4), P)._weight_choosers == []
 
 
 def test_keys_by_path(key):

@@ -93,7 +93,7 @@ class ThinSequential(nn.Sequential):
             )
 
     @property
-    def weight_choosers(self) -> list[ThinDropout]:
+    def _weight_choosers(self) -> list[ThinDropout]:
         """The ThinDropouts by whose keys convolutions use a part of their weights.
 
         MLX makes of a batch of weights a convolution with groups, which takes longer than

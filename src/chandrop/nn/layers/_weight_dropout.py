@@ -117,7 +117,7 @@ class WeightDropout(DropoutLayer):
         """
         module = self._call(self.draw, self.module, key, self.training)
         # Under mx.vmap, MLX takes wrong groups of an input that is no batch.
-        if self.weight_choosers and module[self._name] is not self[self._name]:
+        if self._weight_choosers and module[self._name] is not self[self._name]:
             weight = module[self._name]
             args, kwargs = tree_map(
                 lambda x: batched_as(weight, x) if isinstance(x, mx.array) else x,
@@ -143,7 +143,7 @@ class WeightDropout(DropoutLayer):
         return module
 
     @property
-    def weight_choosers(self) -> list["WeightDropout"]:
+    def _weight_choosers(self) -> list["WeightDropout"]:
         """The layer itself, if its key chooses the weights of a convolution."""
         is_weight = self._name == "weight" and issubclass(self._kind, _CONVOLUTIONS)
         return [self] if is_weight else []

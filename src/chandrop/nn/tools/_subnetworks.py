@@ -122,5 +122,5 @@ def chooses_weights(model: nn.Module, dropout: Choice) -> bool:
         return any(
             id(layer) in on
             for _, module in containers(model)
-            for layer in getattr(module, "weight_choosers", ())
+            for layer in getattr(module, "_weight_choosers", ())
         )
