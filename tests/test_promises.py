@@ -10,7 +10,16 @@ import pytest
 from mlx.utils import tree_flatten
 
 from chandrop import functional, thin
-from chandrop.nn import ConcreteDropout, Dropout, functional_call, get_keys, rekey, set_keys
+from chandrop.nn import (
+    ConcreteDropout,
+    Dropout,
+    KeyStream,
+    WeightDropout,
+    functional_call,
+    get_keys,
+    rekey,
+    set_keys,
+)
 from chandrop.random import example_keys
 
 KEY, ONES = mx.random.key(7), mx.ones((32,))
@@ -45,6 +54,29 @@ MASKS = {
         lambda: thin.thin_drop_path(mx.ones((16, 1)), 0.5, KEY, lambda x: x),
         "0111011001100001",
     ),
+    "patch_dropout": (
+        lambda: (
+            mx.zeros(33)
+            .at[thin.patch_dropout(mx.arange(33).reshape(1, 33, 1), 0.5, KEY)[0, :, 0]]
+            .add(1)
+        ),
+        "100010010111101001000111110000111",
+    ),
+    "dropout_attention": (
+        lambda: functional.dropout_attention(
+            ONES.reshape(1, 1, 32, 1),
+            ONES.reshape(1, 1, 32, 1),
+            mx.eye(32)[None, None],
+            0.5,
+            KEY,
+            scale=1,
+        )[0, 0, 0],
+        "01011011111011100110010001110100",
+    ),
+    "WeightDropout": (
+        lambda: WeightDropout(nn.Linear(32, 1, bias=False), 0.5, key=KEY)(mx.eye(32)),
+        "01110111000000010111110000011011",
+    ),
     "functional_call": (
         lambda: functional_call(nn.Sequential(Dropout(0.5)), {}, ONES, key=KEY),
         "00111111101101101111001010011011",
@@ -67,6 +99,14 @@ def test_masks_of_successive_calls():
     assert kept(layer(ONES)) == "01110111000000010111110000011011"
     assert kept(layer(ONES)) == "11010001110001010101100111000111"
     assert get_keys(layer)[""].tolist() == [3874823782, 2507669382]
+
+
+def test_keys_of_a_stream():
+    stream = KeyStream(key=KEY)
+    assert [stream().tolist() for _ in range(2)] == [
+        [1948237315, 1058547403],
+        [2076423625, 3773764719],
+    ]
 
 
 def test_keys_by_path():
