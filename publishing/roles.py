@@ -11,7 +11,7 @@ from griffe import Extension, Object
 import chandrop
 
 _ROLE = re.compile(r":(?:func|class|mod|meth):`([\w.]+)`")
-# The full name of each public name, and of each method of a public class.
+# The full name of each public name.
 _PUBLIC = {
     name: f"chandrop.{package}.{name}"
     for package in chandrop.__all__

@@ -254,7 +254,7 @@ LAYERS = [
     _built(chandrop.nn.DropBlock, (4, 3, 5, 4, 6), block_size=2, spatial_axes=(1, 2, 3)),
     _built(chandrop.thin.ThinDropout, (4, 3, 6)),
     _built(chandrop.thin.PatchDropout, (4, 7, 6)),
-    _built(chandrop.thin.PatchDropout, (4, 7, 3, 2), prefix_tokens=2),
+    _built(chandrop.thin.PatchDropout, (4, 7, 3), prefix_tokens=2),
 ]
 LAYERS += [
     _built(cls, shape, spatial_axes=axes)

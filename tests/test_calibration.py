@@ -426,3 +426,9 @@ def test_bad_input_of_the_risk():
             risk_coverage_curve(mx.zeros(errors), mx.zeros(uncertainty))
     with pytest.raises(TypeError, match=r"Received errors of type list"):
         risk_coverage_curve([0.0], mx.zeros(1))
+
+
+def test_errors_and_uncertainty_in_another_order():
+    wrong, uncertainty = mx.array([True, False]), mx.array([0.9, 0.1])
+    with pytest.raises(TypeError, match=r"Received uncertainty of dtype mlx\.core\.bool"):
+        risk_coverage_curve(uncertainty, wrong)

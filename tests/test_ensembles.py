@@ -264,7 +264,7 @@ def test_layers_that_would_draw_in_a_whole_network(models, keys, x):
 
 
 def test_no_keys_for_a_function(x):
-    message = r"Received no keys for a function, .*predict\(fn, keys\[:1\], x\)"
+    message = r"Received no keys for a function\. .*predict\(fn, keys\[:1\], x\)"
     with pytest.raises(ValueError, match=message):
         predict(lambda key, x: dropout(x, 0.5, key), None, x)
     message = r"Received dropout = True, but no keys, .*mx\.random\.split\("

@@ -1,8 +1,10 @@
 """Every bad input: its type, what the message says, and that the fix it names works."""
 
 import copy
+import inspect
 import math
 import pickle
+import re
 
 import mlx.core as mx
 import mlx.nn
@@ -160,12 +162,12 @@ def test_a_subclass_may_define_other_names_of_the_rate():
 
 
 WORDS = {
-    "rate": (0.3, "Expected p: {name}(p=0.3)."),
-    "drop_prob": (0.3, "Expected p: {name}(p=0.3)."),
-    "dropout": (0.3, "Expected p: {name}(p=0.3)."),
+    "rate": (0.3, "Expected p: {name}({before}p=0.3)."),
+    "drop_prob": (0.3, "Expected p: {name}({before}p=0.3)."),
+    "dropout": (0.3, "Expected p: {name}({before}p=0.3)."),
     "inplace": (True, "The result is always a new array."),
-    "rngs": (mx.random.key(1), "Expected key: {name}(key=mx.random.key(0))."),
-    "seed": (3, "Expected key: {name}(key=mx.random.key(0))."),
+    "rngs": (mx.random.key(1), "Expected key: {name}({before}key=mx.random.key(0))."),
+    "seed": (3, "Expected key: {name}({before}key=mx.random.key(0))."),
     "training": (True, "layer.eval() and layer.train() change that."),
     "deterministic": (False, "layer.eval() and layer.train() change that."),
     "inference": (False, "layer.eval() and layer.train() change that."),
@@ -175,7 +177,15 @@ WORDS = {
     "mode": ("batch", "layer(x, key=key[None]) draws once for all."),
     "scale_by_keep": (False, "Expected "),
     "keys": (0, "Expected one of "),
+    "keep_prob": (0.8, "Expected the probability of dropping: p = 1 - keep_prob."),
 }
+
+
+def before(name, word):
+    """The arguments without a default, which the call in the message has, too."""
+    parameters = inspect.signature(LAYERS[name].__init__).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.name != "self"]
+    return "".join(f"{n}, " for n in required if n != "p" or word in ("rngs", "seed"))
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -188,22 +198,19 @@ def test_words_of_other_libraries(name, word):
             LAYERS[name](**others, **{word: value})
         message = str(error.value)
         assert message.startswith(f"{name} takes no {word}={shown}. ")
-        assert expected.format(name=name) in message
+        assert expected.format(name=name, before=before(name, word)) in message
 
 
 def test_the_words_that_the_messages_name_work():
     for name in WITHOUT_OTHERS:
         for word in ("rate", "seed"):
-            fix = WORDS[word][1].format(name=name)
+            fix = WORDS[word][1].format(name=name, before=before(name, word))
             call = fix.removesuffix(".").split(": ")[1]
-            no_default = ("AttentionDropout", "DropPath", "PatchDropout", "ThinDropPath")
-            if word == "seed" and name in no_default:
-                call = call.replace("(", "(0.5, ", 1)
-            assert type(eval(call, LAYERS | {"mx": mx})).__name__ == name
+            assert type(eval(call, LAYERS | {"mx": mx, "p": 0.5})).__name__ == name
 
 
 def test_the_word_for_a_scale():
-    with pytest.raises(TypeError, match=r"Expected scale: DropPath\(scale=False\)\.$"):
+    with pytest.raises(TypeError, match=r"Expected scale: DropPath\(p, scale=False\)\.$"):
         chandrop.nn.DropPath(0.5, scale_by_keep=False)
     with pytest.raises(TypeError, match=r"Expected one of p, groups, key\.$"):
         chandrop.nn.Dropout(0.5, scale_by_keep=False)
@@ -273,10 +280,9 @@ def test_integer_and_bool_inputs(subject, dtype, key):
 def test_inputs_that_are_no_array(subject, x, key):
     if subject.name == "channel_mask":
         pytest.skip("it takes no input")
-    message = (
-        rf"Received input of type {type(x).__name__}\. Expected an mx\.array: mx\.array"
-    )
-    with pytest.raises(TypeError, match=message):
+    fix = ", before the rate." if isinstance(x, float) else ": mx.array(x)."
+    message = f"Received input of type {type(x).__name__}. Expected an mx.array{fix}"
+    with pytest.raises(TypeError, match=re.escape(message)):
         subject.call(x, 0.5, key)
 
 
@@ -359,6 +365,8 @@ def test_keys_of_another_type(subject, key):
     fix = rf"mx\.random\.key\({7 if isinstance(key, int) and key == 7 else 0}\)\."
     if isinstance(key, np.ndarray):
         fix = r"mx\.array\(key\), of uint32\."
+    if isinstance(key, tuple):
+        fix = r"mx\.random\.key\(0\), before the axes, as in dropout_channels\(x, 0\.5, key"
     message = rf"Received a key of type {type(key).__name__}\. Expected a key: {fix}"
     with pytest.raises(TypeError, match=message):
         subject.call(normal(subject.shape()), 0.5, key)
@@ -547,7 +555,9 @@ def test_fold_in_data_out_of_range(data, key):
 
 @pytest.mark.parametrize("data", [1.0, "1", None, True, [1], np.array([1, 2])], ids=repr)
 def test_fold_in_data_of_another_type(data, key):
-    message = rf"Received data of type {type(data).__name__}\. .*mx\.array\(data\)"
+    fix = r": mx\.array\(data\)\." if isinstance(data, (list, np.ndarray)) else r"\."
+    expected = rf"Expected an int or an mx\.array of integers{fix}$"
+    message = rf"Received data of type {type(data).__name__}\. {expected}"
     with pytest.raises(TypeError, match=message):
         fold_in(key, data)
 
@@ -592,7 +602,7 @@ def test_example_keys(key):
             example_keys(key, 8, offset)
     for offset in (1.5, "1", True, None, [1]):
         kind = type(offset).__name__
-        message = rf"Received offset of type {kind}\. Expected an int or .*array\(offset\)"
+        message = rf"Received offset of type {kind}\. Expected an int or an mx\.array of"
         with pytest.raises(TypeError, match=message):
             example_keys(key, 8, offset)
     with pytest.raises(TypeError, match=r"Received offset of dtype .*float32\. Expected i"):
@@ -728,3 +738,57 @@ def test_arguments_by_place(key):
     with pytest.raises(TypeError, match=r"DropBlock\(p, block_size, spatial_axes, group"):
         chandrop.nn.DropBlock(0.5, 3, 1, key)
     assert chandrop.nn.ChannelDropout(0.5, 1).p == 0.5
+
+
+def test_arguments_in_another_order(key):
+    x, model = mx.ones((4, 3)), mlx.nn.Sequential(chandrop.nn.Dropout(0.5))
+    with pytest.raises(
+        TypeError, match=r"a key after 7\. Expected .*: fold_in\(key, data\)"
+    ):
+        fold_in(7, key)
+    with pytest.raises(TypeError, match=r"before: example_keys\(key, n\)\."):
+        example_keys(8, key)
+    with pytest.raises(TypeError, match=r"of type float\. Expected .*, before the rate\."):
+        dropout(0.5, x, key)
+    with pytest.raises(TypeError, match=r"before the axes: ChannelDropout\(0\.5, spatial_"):
+        chandrop.nn.ChannelDropout((1, 2), 0.5)
+    for call in (
+        lambda: chandrop.nn.rekey(key, model),
+        lambda: chandrop.nn.check_step(lambda x: x, model),
+    ):
+        with pytest.raises(TypeError, match=r"Module, as the first argument\."):
+            call()
+    with pytest.raises(ValueError, match=r"A key is given by its name: key=key\."):
+        chandrop.nn.functional_call(model, {}, x, key)
+
+
+def test_arguments_of_attention(key):
+    attention = chandrop.nn.MultiHeadAttention
+    for word in ("p", "rate", "dropout_rate"):
+        with pytest.raises(TypeError, match=rf"MultiHeadAttention takes no {word}=0\.1\."):
+            attention(16, 4, **{word: 0.1})
+    with pytest.raises(TypeError, match=r"MultiHeadAttention\(dims, num_heads, dropout=0"):
+        attention(16, 4, dropout_p=0.1)
+    with pytest.raises(TypeError, match=r"a float in the place of a width.*dropout=0\.1\)"):
+        attention(16, 4, 0.1)
+    module = attention(16, 4)
+    for word in ("p", "dropout", "rate"):
+        with pytest.raises(AttributeError, match=r"attention\.dropout\.p = 0\.2"):
+            setattr(module, word, 0.2)
+    module.dropout.p = 0.2
+    module.dropout = chandrop.nn.AttentionDropout(0.3)
+    assert module.dropout.p == 0.3
+    q = mx.ones((2, 4, 3, 5))
+    call = chandrop.functional.dropout_attention
+    with pytest.raises(
+        ValueError, match=r"shapes \(2, 4, 3, 5\), \(2, 3.*where G divides H"
+    ):
+        call(q, q[:, :3], q[:, :3], 0.5, key, scale=1.0)
+    with pytest.raises(
+        ValueError, match=r"and a mask of shape \(6, 5\)\. Expected .*broadc"
+    ):
+        call(q, q, q, 0.5, key, scale=1.0, mask=mx.ones((6, 5)))
+    with pytest.raises(
+        ValueError, match=r"^For the weights of attention: Received spatial"
+    ):
+        call(q, q, q, 0.5, key, scale=1.0, spatial_axes=4)

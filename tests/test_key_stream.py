@@ -221,6 +221,35 @@ def test_predict_equals_the_loop(build, key):
     np.testing.assert_allclose(means, mx.stack(loop).mean(0), rtol=1e-5, atol=1e-6)
 
 
+def test_predict_in_batches_warns(key):
+    model, keys, x = Noise(), mx.random.split(key, 3), normal((4, 6))
+    message = r'The KeyStream at "next_key" returns the same key for each batch\. .*'
+    with pytest.warns(UserWarning, match=f"{message}Give no batch_size") as warned:
+        predict(model, keys, x, "regression", batch_size=2)
+    assert len(warned) == 1
+    predict(model, keys, x, "regression", batch_size=4)
+
+
+def test_a_key_for_each_example_where_mlx_takes_one(key):
+    keys, x = mx.random.split(key, 3), normal((4, 6))
+    with pytest.raises(ValueError, match=r"gave each example its own key.*mx\.vmap\(lam"):
+        predict(Noise(), keys, x, "regression", consistent=False)
+
+
+def test_it_does_not_hide_dropout_that_is_not_called(key):
+    class InTrainingAlone(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.noise, self.dropout = Noise(), Dropout(0.5)
+
+        def __call__(self, x):
+            x = self.noise(x)
+            return self.dropout(x) if self.training else x
+
+    with pytest.raises(ValueError, match=r'no random layer drew with it: "dropout"\. Are'):
+        predict(InTrainingAlone(), mx.random.split(key, 3), normal((4, 6)))
+
+
 def test_predict_of_a_model_whose_dropout_has_a_rate_of_zero(key):
     model = autoencoder().eval()
     model.dropout.p = 0.0

@@ -346,8 +346,12 @@ def test_keys_that_are_none(key):
         sample(lambda key: key, 0)
     with pytest.raises(TypeError, match=r"Received keys of type list.*: mx\.stack\(keys\)"):
         sample(lambda key: key, [key, key])
-    with pytest.raises(TypeError, match=r"Received a key of dtype .*float32"):
+    with pytest.raises(
+        TypeError, match=r"keys before the input: predict\(model, keys, x\)"
+    ):
         sample(lambda key: key, mx.ones((3, 2)))
+    with pytest.raises(TypeError, match=r"Received a key of dtype .*int32"):
+        sample(lambda key: key, mx.ones((3, 2), mx.int32))
 
 
 @pytest.mark.parametrize("chunk", [0, -1])

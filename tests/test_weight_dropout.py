@@ -441,7 +441,7 @@ def test_a_thin_chain_takes_it_as_dense(key):
 
 
 class Counting(nn.Module):
-    """It changes its arrays, its attributes and its weight in each call."""
+    """It changes its arrays and attributes in each call, but not its weight."""
 
     def __init__(self):
         super().__init__()
@@ -455,7 +455,6 @@ class Counting(nn.Module):
 
     def __call__(self, x):
         self.calls += 1
-        self.weight = self.weight * 2
         self.notes.append(mx.ones(()))
         if self.calls == 1:
             self.cache = x
@@ -508,7 +507,50 @@ def test_modules_within_keep_their_modes_in_a_call_by_a_tool(key):
     layer = WeightDropout(Counting(), 0.0).eval()
     x = normal((4, 6))
     y = functional_call(layer, {}, x, key=key, dropout=lambda path, layer: True)
-    np.testing.assert_allclose(y, 2 * x, rtol=1e-4)
+    np.testing.assert_allclose(y, x, rtol=1e-4)
+
+
+def test_a_module_keeps_its_mode_in_a_call_by_a_tool(key):
+    layer, x = WeightDropout(nn.BatchNorm(6), 0.0).eval(), normal((4, 6))
+    y = functional_call(layer, {}, x, key=key, dropout=True)
+    np.testing.assert_allclose(y, x, rtol=1e-4)
+    assert_same(layer.running_mean, mx.zeros(6))
+    model = nn.Sequential(WeightDropout(nn.BatchNorm(6), P), nn.Linear(6, 3))
+    keys = mx.random.split(key, 3)
+    whole, cut = (predict(model, keys, x, batch_size=n).probabilities for n in (4, 2))
+    np.testing.assert_allclose(whole, cut, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_module_that_changes_its_parameter(training):
+    class Doubling(nn.Linear):
+        def __call__(self, x):
+            self.weight = self.weight * 2
+            return super().__call__(x)
+
+    layer = WeightDropout(Doubling(6, 6), P).train(training)
+    weight = layer.weight
+    with pytest.raises(ValueError, match='The Doubling changes its "weight" in a call'):
+        layer(normal((4, 6)))
+    assert layer.weight is weight
+    norm = WeightDropout(nn.BatchNorm(6), P, name="running_mean")
+    with pytest.raises(ValueError, match='The BatchNorm changes its "running_mean"'):
+        norm(normal((4, 6)))
+
+
+def test_a_module_that_holds_a_method_of_its_own():
+    class Bound(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 6)
+            self.forward = self.project
+
+        def project(self, x):
+            return x @ self.weight
+
+    with pytest.raises(
+        ValueError, match="The Bound holds a method of its own as 'forward'"
+    ):
+        WeightDropout(Bound(), P)
 
 
 def test_a_method_sees_the_whole_parameter():
@@ -543,6 +585,16 @@ def test_quantize_leaves_it():
     nn.quantize(model)
     assert type(model.layers[0]) is WeightDropout
     assert type(model.layers[1]) is nn.QuantizedLinear
+
+
+def test_lora_leaves_it():
+    class Fused(nn.Linear):
+        def to_lora(self):
+            return nn.Linear(4, 4)
+
+    layer = WeightDropout(Fused(4, 4), P)
+    assert not hasattr(layer, "to_lora")
+    assert hasattr(layer.module, "to_lora")
 
 
 def test_module_unwraps():
@@ -593,20 +645,28 @@ def inner():
             TypeError,
             "a module of type WeightDropout",
         ),
-        (lambda: WeightDropout(nn.ReLU(), P), ValueError, "the ReLU: it has none"),
+        (lambda: WeightDropout(nn.ReLU(), P), ValueError, "The ReLU has no parameters"),
         (
             lambda: WeightDropout(nn.LSTM(2, 2), P),
             ValueError,
-            "name='weight'.*of the LSTM: Wx, Wh, bias",
+            "The LSTM has no parameter 'weight'.*name='Wx', name='Wh', name='bias'",
         ),
-        (lambda: WeightDropout(nn.Linear(2, 2), P, name=0), ValueError, "name=0.*bias"),
+        (
+            lambda: WeightDropout(nn.Linear(2, 2), P, name=["Wh"]),
+            TypeError,
+            "name of type list",
+        ),
         (
             lambda: WeightDropout(inner(), P, name="layers.0.weight"),
             ValueError,
             r"Wrap that module: model\.layers\[0\] = "
             r'WeightDropout\(model\.layers\[0\], p, name="weight"\)',
         ),
-        (lambda: WeightDropout(inner(), P), ValueError, r"Sequential: layers\.0\.weight"),
+        (
+            lambda: WeightDropout(inner(), P),
+            ValueError,
+            r"Sequential has no.*layers\.0\.weight",
+        ),
         (
             lambda: WeightDropout(nn.Linear(64, 64).to_quantized(), P),
             TypeError,
@@ -623,7 +683,7 @@ def inner():
         (
             lambda: WeightDropout(nn.Linear(2, 2), rate=P),
             TypeError,
-            "takes no rate=0.4. Expected p",
+            r"takes no rate=0.4. Expected p: WeightDropout\(module, p=0.4\)",
         ),
         (
             lambda: WeightDropout(nn.Linear(2, 2), P, key=mx.zeros((3, 2), mx.uint32)),

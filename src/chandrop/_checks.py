@@ -73,9 +73,14 @@ def as_rate(p: object) -> float | mx.array:
         return mx.clip(mx.stop_gradient(p.astype(mx.float32)), 0.0, 1.0)
     # float first: the abstract class takes longer.
     if isinstance(p, bool) or not isinstance(p, (float, numbers.Real)):
+        hint = ""
+        if isinstance(p, list) or hasattr(p, "__array__"):
+            hint = ": mx.array(p)"
+        elif isinstance(p, tuple):
+            hint = ", before the axes: ChannelDropout(0.5, spatial_axes)"
         raise TypeError(
             f"Received p of type {type(p).__name__}. Expected a number in [0, 1] or an "
-            "mx.array of them: mx.array(p)."
+            f"mx.array of them{hint}."
         )
     # Compared before it is converted, since an int may be too large for a float.
     number: Any = p
@@ -125,8 +130,9 @@ def as_block_size(
 def check_input(x: object) -> None:
     """Raises unless `x` is an array."""
     if not isinstance(x, mx.array):
+        hint = ", before the rate" if isinstance(x, float) else ": mx.array(x)"
         raise TypeError(
-            f"Received input of type {type(x).__name__}. Expected an mx.array: mx.array(x)."
+            f"Received input of type {type(x).__name__}. Expected an mx.array{hint}."
         )
 
 

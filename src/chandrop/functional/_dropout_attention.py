@@ -68,11 +68,22 @@ def dropout_attention(
     """
     scale = as_positive(scale, "scale")
     _check(q, k, v, mask)
-    # MLX checks the shapes when it builds this graph, which is not evaluated if p > 0.
-    y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    try:
+        # MLX checks the shapes when it builds this graph, which is not evaluated if p > 0.
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
+    except ValueError as error:
+        masked = f" and a mask of shape {mask.shape}" if isinstance(mask, mx.array) else ""
+        raise ValueError(
+            f"Received q, k and v of shapes {q.shape}, {k.shape} and {v.shape}{masked}. "
+            "Expected (B, H, L, D), (B, G, S, D) and (B, G, S, E), where G divides H, and "
+            f"a mask that broadcasts to (B, H, L, S). {error}"
+        ) from error
     shape = (*q.shape[:3], k.shape[2])
-    channels = channels_of_shape(shape, y.dtype, key, spatial_axes)
-    if is_zero(channels.rate(p)):
+    try:
+        rate = channels_of_shape(shape, y.dtype, key, spatial_axes).rate(p)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"For the weights of attention: {error}") from error
+    if is_zero(rate):
         return y
     # The operations of MLX where it does not fuse them, so that the roundings are the same.
     q, k, v = (array.astype(y.dtype) for array in (q, k, v))

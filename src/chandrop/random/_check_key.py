@@ -34,6 +34,8 @@ def check_key(key: object) -> None:
             fix = "mx.array(key), of uint32"
         if isinstance(key, float):
             fix += ", after the rate, as in dropout(x, 0.5, key)"
+        if isinstance(key, tuple):
+            fix += ", before the axes, as in dropout_channels(x, 0.5, key, axes)"
         raise TypeError(
             f"Received a key of type {type(key).__name__}. Expected a key: {fix}."
         )
@@ -47,3 +49,10 @@ def check_key(key: object) -> None:
             f"Received a key of shape {key.shape}. Expected (2,) for one key, as "
             "mx.random.key(0) returns, or (B, 2) for B keys, as mx.random.split returns."
         )
+
+
+def check_comes_first(key: object, other: object, call: str) -> None:
+    """Raises unless `key` is a key, and says if `other` was given in its place."""
+    if isinstance(key, int) and isinstance(other, mx.array) and other.dtype == mx.uint32:
+        raise TypeError(f"Received a key after {key}. Expected it before: {call}.")
+    check_key(key)

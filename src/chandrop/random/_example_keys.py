@@ -1,7 +1,7 @@
 import mlx.core as mx
 
 from chandrop._checks import as_integer
-from chandrop.random._check_key import Key, check_key
+from chandrop.random._check_key import Key, check_comes_first
 from chandrop.random._fold_in import as_words, fold_in
 
 
@@ -37,7 +37,7 @@ def example_keys(key: Key, n: int, offset: int | mx.array = 0) -> Key:
 
     Source: in JAX, ``jax.vmap(jax.random.fold_in, (None, 0))(key, positions)``.
     """
-    check_key(key)
+    check_comes_first(key, n, "example_keys(key, n)")
     if key.ndim != 1:
         raise ValueError(
             f"Received keys of shape {key.shape}. Expected one key, (2,), from which to "

@@ -2,7 +2,7 @@ import mlx.core as mx
 
 from chandrop._checks import as_integer
 from chandrop._mlx import vmap
-from chandrop.random._check_key import Key, check_key
+from chandrop.random._check_key import Key, check_comes_first
 
 # The golden ratio as a 32-bit fraction. Any constant would do, as long as the keys hashed
 # for `data` are not keys that people make, such as mx.random.key(5).
@@ -43,7 +43,7 @@ def fold_in(key: Key, data: int | mx.array) -> Key:
     as easy as 1, 2, 3", SC 2011). It differs from ``jax.random.fold_in``, but JAX's
     ``split`` with ``jax_threefry_partitionable=False`` computes the same.
     """
-    check_key(key)
+    check_comes_first(key, data, "fold_in(key, data)")
     words = as_words(data)
     # RandomBits has no derivative, so it must not see a key that is differentiated.
     key = mx.stop_gradient(key)
@@ -66,7 +66,9 @@ def as_words(data: int | mx.array, name: str = "data") -> mx.array:
         if not mx.issubdtype(data.dtype, mx.integer):
             raise TypeError(f"Received {name} of dtype {data.dtype}. Expected integers.")
         return mx.stop_gradient(data.astype(mx.uint32))
-    expected = f"an int or an mx.array of integers: mx.array({name})"
+    expected = "an int or an mx.array of integers"
+    if isinstance(data, (list, tuple)) or hasattr(data, "__array__"):
+        expected += f": mx.array({name})"
     integer = as_integer(data, name, expected)
     if not 0 <= integer < 2**32:
         raise ValueError(

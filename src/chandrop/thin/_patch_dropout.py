@@ -18,7 +18,7 @@ def patch_dropout(x: mx.array, p: float, key: Key, prefix_tokens: int = 1) -> mx
     stay.
 
     Args:
-        x: the tokens of a batch, ``(B, N, C...)``, of any dtype.
+        x: the tokens of a batch, ``(B, N, C)``, of any dtype.
         p: the share of tokens to drop: a number in ``[0, 1)``.
         key: one key ``(2,)``, one for each example ``(B, 2)``, or one for all examples
             alike ``(1, 2)``. One key ``(2,)`` stands for ``example_keys(key, B)``: each
@@ -26,13 +26,13 @@ def patch_dropout(x: mx.array, p: float, key: Key, prefix_tokens: int = 1) -> mx
         prefix_tokens: the number of tokens at the beginning that stay.
 
     Returns:
-        An array ``(B, prefix_tokens + k, C...)`` of the dtype of `x`. The kept tokens of
+        An array ``(B, prefix_tokens + k, C)`` of the dtype of `x`. The kept tokens of
         example ``i`` are ``keep_channels(keys[i], n, p)``, counted from the prefix.
 
     Raises:
         TypeError: `x` is not an array; `prefix_tokens` is not an int; see
             :func:`keep_channels`.
-        ValueError: `x` has fewer than 3 axes, or fewer tokens than the prefix;
+        ValueError: `x` does not have 3 axes, or has fewer tokens than the prefix;
             `prefix_tokens` is negative; `key` has another shape; `p` is not in ``[0, 1)``.
 
     Example:
@@ -61,17 +61,18 @@ def patch_dropout(x: mx.array, p: float, key: Key, prefix_tokens: int = 1) -> mx
     # The prefix is gathered, too: a concatenation takes twice as long with its gradient. To
     # take rows is faster, but its gradient takes three times as long.
     places = mx.concatenate([prefix, places], axis=1)
-    return mx.take_along_axis(x, places.reshape(*places.shape, *[1] * (x.ndim - 2)), axis=1)
+    return mx.take_along_axis(x, places[..., None], axis=1)
 
 
 def _tokens_after(prefix_tokens: int, x: Any) -> int:
     """Returns how many tokens follow the prefix; raises for an input without them."""
     check_input(x)
-    if x.ndim < 3:
+    if x.ndim != 3:
         check_is_no_key(x, "an input")
+        fix = "x[None] for one example" if x.ndim < 3 else "x.flatten(1, -2) for an image"
         raise ValueError(
-            f"Received an input of shape {x.shape}. Expected at least 3 axes, (B, N, C), "
-            "with the tokens along axis 1; one example is a batch, too: x[None]."
+            f"Received an input of shape {x.shape}. Expected 3 axes, (B, N, C), with the "
+            f"tokens along axis 1: {fix}."
         )
     tokens: int = x.shape[1] - prefix_tokens
     if tokens < 0:
@@ -89,7 +90,7 @@ class PatchDropout(ThinLayer):
     the kept tokens alone. See :func:`patch_dropout`.
 
     Shape:
-        Input: ``(B, N, C...)``, of any dtype. Output: fewer tokens along axis 1; in eval
+        Input: ``(B, N, C)``, of any dtype. Output: fewer tokens along axis 1; in eval
         mode, the input.
 
     Example:

@@ -6,23 +6,36 @@ from chandrop.random import Key
 
 
 class AxisOfExamples:
-    """Warns of layers of a model whose axis 0 cannot be the examples.
+    """Warns of layers whose draws for an example may depend on how examples are batched.
 
     Axis 0 of windows, heads or tokens of each example is a multiple of them.
 
     Attributes:
         examples: the number of examples in the batch.
+        is_cut: whether there are other batches.
     """
 
     def __init__(self, model: str = "") -> None:
         self.examples = 1
+        self.is_cut = False
         self._of = f" of {model}" if model else ""
         self._found: dict[str, tuple[int, ...]] = {}
         self._warned: set[str] = set()
 
     def observe(self, path: str | None, x: object, key: Key) -> None:
         """Looks at the input of a layer that draws."""
-        if path is None or not isinstance(x, mx.array) or key.shape != (1, 2):
+        if path is None or key.shape != (1, 2):
+            return
+        if x is None and self.is_cut and path not in self._warned:
+            self._warned.add(path)
+            warnings.warn(
+                f'The KeyStream at "{path}"{self._of} returns the same key for each batch. '
+                "What is drawn for an example with it depends on its place in the batch, "
+                "and repeats from batch to batch. Give no batch_size, unless the draw is "
+                "one for all examples, such as noise of weights.",
+                stacklevel=3,
+            )
+        if not isinstance(x, mx.array):
             return
         if x.ndim and x.shape[0] != 1 and x.shape[0] % self.examples:
             self._found.setdefault(path, x.shape)

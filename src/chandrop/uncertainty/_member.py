@@ -51,8 +51,8 @@ class Member:
             check_network(network, dropout)
             if is_whole and not isinstance(network, nn.Module):
                 raise ValueError(
-                    "Received no keys for a function, whose dropout nothing turns off. "
-                    "Give it one, predict(fn, keys[:1], x), or pass a model in its place."
+                    "Received no keys for a function. It may draw, and no mode turns that "
+                    "off. Give it a key, predict(fn, keys[:1], x), or pass a model."
                 )
             self.chunks = chunks_of(keys, chunk, network, dropout)
 

@@ -151,6 +151,7 @@ def predict(
             summary = BlockwiseSummary(task, start, len(batch[0]), numbered)
             for member in members:
                 member.axis.examples = len(batch[0])
+                member.axis.is_cut = len(starts) > 1
                 call = partial(_call, member.function, batch, start, consistent)
                 with member.named():
                     for samples, outputs in member.chunks.evaluate(call):
@@ -178,10 +179,16 @@ def _call(
     except ValueError as error:
         if not consistent and "Expected one key" in str(error):
             hint = "consistent=False gave each example its own key."
-        elif "Expected key shape" in str(error):
+        elif "Expected key shape" in str(error) and consistent:
             hint = (
                 "predict passes a batch of keys. To derive more: fold_in(key, 0). For "
                 "mx.random: key[0], to draw once for all examples."
+            )
+        elif "Expected key shape" in str(error):
+            hint = (
+                "consistent=False gave each example its own key. For mx.random: "
+                "mx.vmap(lambda key: mx.random.normal(shape, key=key))(keys), with the "
+                "shape of one example."
             )
         else:
             raise

@@ -50,7 +50,8 @@ def risk_coverage_curve(errors: mx.array, uncertainty: mx.array) -> RiskCoverage
     neural networks", NeurIPS 2017.
     """
     for name, array in (("errors", errors), ("uncertainty", uncertainty)):
-        refuse_where(mx.isnan(as_array(array, name, bools=True)), f"nan in {name}")
+        array = as_array(array, name, bools=name == "errors")
+        refuse_where(mx.isnan(array), f"nan in {name}")
     if errors.shape != uncertainty.shape or errors.size == 0:
         raise ValueError(
             f"Received errors of shape {errors.shape} and uncertainty of shape "

@@ -1,7 +1,7 @@
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -166,6 +166,11 @@ def check_keys(keys: object, chunk: object) -> None:
         raise TypeError(
             f"Received keys of type {type(keys).__name__}. Expected an mx.array: {fix}."
         )
+    if mx.issubdtype(keys.dtype, mx.floating):
+        raise TypeError(
+            f"Received keys of dtype {keys.dtype}. Expected keys before the input: "
+            "predict(model, keys, x)."
+        )
     check_key(keys)
     if keys.ndim != 2 or len(keys) == 0:
         raise ValueError(
@@ -201,6 +206,8 @@ def check_network(fn: object, dropout: object) -> None:
         if isinstance(fn, type):
             received = f"the class {fn.__name__}"
             instance = f", which is an instance, {fn.__name__}(...)"
+        elif isinstance(fn, Iterable):
+            instance = ", or in predict a list of models"
         raise TypeError(
             f"Received {received}. Expected a model{instance}, or a function of a key and "
             "an input."

@@ -59,7 +59,7 @@ class DropPath(DropoutLayer):
     def draw(self, x: mx.array, key: Key) -> mx.array:
         if not self._scale:
             return drop_path(x, self.p, key, scale=False)
-        # As drop_path, but for a call of Python.
+        # As drop_path, in one call of Python less: see test_few_calls_of_python.
         check_input(x)
         check_has_batch(x)
         return dropout_channels(x, self.p, key, range(1, x.ndim))

@@ -8,7 +8,7 @@ import mlx.nn as nn
 NAMES_OF_RATE = frozenset({"rate", "drop_prob", "dropout", "_p_1"})
 
 _OURS = {
-    **dict.fromkeys(NAMES_OF_RATE, "p"),
+    **dict.fromkeys((*NAMES_OF_RATE, "dropout_p", "dropout_rate"), "p"),
     **dict.fromkeys(("rngs", "seed"), "key"),
     "scale_by_keep": "scale",
 }
@@ -22,6 +22,7 @@ _EXPECTED = {
     "data_format": _AXES,
     "noise_shape": _AXES,
     "broadcast_dims": _AXES,
+    "keep_prob": "Expected the probability of dropping: p = 1 - keep_prob",
     "mode": "A DropPath draws for each example; layer(x, key=key[None]) draws once for all",
 }
 
@@ -40,6 +41,7 @@ def check_arguments(
     if kinds & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
         return
     names = list(parameters)[1:]
+    required = [n for n in names if parameters[n].default is inspect.Parameter.empty]
     keyword_only = inspect.Parameter.KEYWORD_ONLY
     positional = [name for name in names if parameters[name].kind is not keyword_only]
     if len(arguments) > len(positional):
@@ -53,9 +55,13 @@ def check_arguments(
             continue
         shown = repr(value) if isinstance(value, (bool, int, float, str)) else "..."
         ours = _OURS.get(word)
+        if ours == "p" and "dropout" in names:
+            ours = "dropout"
         if ours in names:
             example = "mx.random.key(0)" if ours == "key" else shown
-            expected = f"Expected {ours}: {layer.__name__}({ours}={example})"
+            others = [name for name in required if name != ours]
+            given = ", ".join([*others, f"{ours}={example}"])
+            expected = f"Expected {ours}: {layer.__name__}({given})"
         else:
             expected = _EXPECTED.get(word, f"Expected one of {', '.join(names)}")
         raise TypeError(f"{layer.__name__} takes no {word}={shown}. {expected}.")

@@ -193,6 +193,11 @@ class KeyedLayer(nn.Module):
         """Whether the output is known not to depend on the key, for `x` or any input."""
         return False
 
+    def _switch(self, on: bool) -> None:
+        """Turns the layer on or off for the call of a tool, which restores it."""
+        # Not by train(), which would change the modes of modules that it holds.
+        self._training = on
+
     def _would_draw(self) -> bool:
         """Whether a call draws."""
         return (self.training or self._draws_in_eval_mode) and not self._keeps_all()

@@ -1,12 +1,17 @@
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop.functional import Rate
 from chandrop.nn.layers._attention_dropout import AttentionDropout
+from chandrop.nn.layers._foreign_keywords import NAMES_OF_RATE, check_arguments, declares
 from chandrop.random import Key
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class MultiHeadAttention(nn.MultiHeadAttention):
@@ -26,6 +31,17 @@ class MultiHeadAttention(nn.MultiHeadAttention):
         >>> attention(x, x, x).shape
         (2, 8, 16)
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Self":
+        """Creates a module; an error about its arguments tells the right ones."""
+        if args or kwargs:
+            check_arguments(cls, args, kwargs)
+        if any(isinstance(width, float) for width in args[2:7]):
+            raise TypeError(
+                "Received a float in the place of a width. Expected the rate by its name: "
+                f"{cls.__name__}(16, 4, dropout=0.1)."
+            )
+        return super().__new__(cls, *args, **kwargs)
 
     def __init__(
         self,
@@ -60,6 +76,19 @@ class MultiHeadAttention(nn.MultiHeadAttention):
             bias,
         )
         self.dropout = AttentionDropout(dropout, spatial_axes, key=key)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_layer = isinstance(value, nn.Module)
+        if (
+            name in {*NAMES_OF_RATE, "p"}
+            and not is_layer
+            and not declares(type(self), name)
+        ):
+            raise AttributeError(
+                f"Received {name} for a {type(self).__name__}. Expected the rate of its "
+                "layer: attention.dropout.p = 0.2."
+            )
+        super().__setattr__(name, value)
 
     def __call__(
         self,

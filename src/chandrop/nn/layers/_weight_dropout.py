@@ -20,7 +20,7 @@ _CONVOLUTIONS = (
     *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
 )
 # What the layer holds beside what the module does.
-_OWN = frozenset({"_key", "_p", "_kind", "_name", "_spatial_axes"})
+_OWN = frozenset({"_key", "_p", "_kind", "_name", "_on", "_spatial_axes"})
 
 
 class WeightDropout(DropoutLayer):
@@ -38,7 +38,8 @@ class WeightDropout(DropoutLayer):
       wherever it occurs.
 
     The module's own attributes and methods are there, too, with the whole parameter, as for
-    a tied decoder: ``layer.as_linear(x)``. ``nn.quantize`` leaves the layer as it is.
+    a tied decoder: ``layer.as_linear(x)``. ``nn.quantize`` and mlx-lm's LoRA leave the
+    layer as it is. Put it in every place where the module is.
 
     Example:
         >>> import mlx.core as mx
@@ -59,6 +60,8 @@ class WeightDropout(DropoutLayer):
     _kind: type[nn.Module]
     _name: str
     _spatial_axes: tuple[int, ...]
+    # Whether a tool has turned the layer on: the mode is that of the module, too.
+    _on: bool | None = None
 
     def __init__(
         self,
@@ -115,15 +118,20 @@ class WeightDropout(DropoutLayer):
             TypeError: `key` is not a ``uint32`` array.
             ValueError: `key` is a batch of keys; `p` does not broadcast.
         """
-        module = self._call(self.draw, self.module, key, self.training)
+        module = self._call(self.draw, self.module, key, self._is_on())
+        weight = module[self._name]
         # Under mx.vmap, MLX takes wrong groups of an input that is no batch.
-        if self._weight_choosers and module[self._name] is not self[self._name]:
-            weight = module[self._name]
+        if self._weight_choosers and weight is not self[self._name]:
             args, kwargs = tree_map(
                 lambda x: batched_as(weight, x) if isinstance(x, mx.array) else x,
                 (args, kwargs),
             )
         output = module(*args, **kwargs)
+        if module[self._name] is not weight:
+            raise ValueError(
+                f'The {self._kind.__name__} changes its "{self._name}" in a call. Expected '
+                "a parameter that only an optimizer changes."
+            )
         self._take(module)
         return output
 
@@ -162,6 +170,15 @@ class WeightDropout(DropoutLayer):
         if key is not None:
             _one_key(key)
 
+    def _is_on(self) -> bool:
+        return self.training if self._on is None else self._on
+
+    def _switch(self, on: bool) -> None:
+        self._on = on
+
+    def _would_draw(self) -> bool:
+        return self._is_on() and not self._keeps_all()
+
     def _extra_repr(self) -> str:
         name = "" if self._name == "weight" else f', name="{self._name}"'
         axes = f", spatial_axes={self._spatial_axes}" if self._spatial_axes else ""
@@ -169,8 +186,9 @@ class WeightDropout(DropoutLayer):
         return f"{kind}, {super()._extra_repr()}{axes}{name}"
 
     def __getattr__(self, name: str) -> Any:
-        # nn.quantize would put a layer without dropout in the place of this one.
-        if name in self or name.startswith("_") or name == "to_quantized":
+        # By these, others would put a layer without dropout in the place of this one.
+        is_conversion = name in ("to_quantized", "to_lora")
+        if name in self or name.startswith("_") or is_conversion:
             return super().__getattr__(name)
         value = getattr(self.module, name)
         if not isinstance(value, MethodType):
@@ -207,6 +225,16 @@ def _parameter(module: Any, name: str) -> mx.array:
             "WeightDropout(nn.Linear(16, 8), 0.5)."
         )
     kind = type(module).__name__
+    bound = [
+        attribute
+        for attribute, value in {**vars(module), **module}.items()
+        if isinstance(value, MethodType) and value.__self__ is module
+    ]
+    if bound:
+        raise ValueError(
+            f"The {kind} holds a method of its own as {bound[0]!r}, which would go on"
+            " with the whole parameter. Look it up at each call instead."
+        )
     taken = _OWN & {*module, *vars(module)}
     if taken:
         raise ValueError(
@@ -214,10 +242,19 @@ def _parameter(module: Any, name: str) -> mx.array:
             "itself has. Rename them."
         )
     paths = dict(tree_flatten(module.parameters()))
+    if not paths:
+        raise ValueError(
+            f"The {kind} has no parameters. To drop elements of its output: Dropout."
+        )
+    if not isinstance(name, str):
+        raise TypeError(
+            f"Received name {of_type(name)}. Expected the name of one parameter, as a "
+            'layer drops one: name="Wh".'
+        )
     if name not in paths:
         raise ValueError(
-            f"Received name={name!r}. Expected one of the parameters of the {kind}: "
-            f"{', '.join(paths) or 'it has none'}."
+            f"The {kind} has no parameter {name!r}. Expected one of its own: "
+            f"{', '.join(f'name={path!r}' for path in paths)}."
         )
     if name not in module:
         owner, _, last = name.rpartition(".")

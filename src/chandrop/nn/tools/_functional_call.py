@@ -103,19 +103,15 @@ def functional_call(
             before.restore_copies()
             _set_parameters(model, parameters)
             _set_modes(layers, dropout)
-            _check_drops_with_key([p for p, m in dropouts.items() if drops(m)], layers, key)
+            drawing = [path for path, layer in dropouts.items() if drops(layer)]
+            _check_drops_with_key(drawing, layers, key, args)
             if key is not None:
                 assign_keys(layers, key)
             own_parameters = model.parameters() if return_state else None
             with tool_call(model, layers) as called:
                 output = with_copied_containers(model(*args, **kwargs))
-            drawing = key is not None and turned_on and any(map(drops, layers.values()))
-            if drawing and not called:
-                raise ValueError(
-                    "Received a key, and dropout that is on, but no random layer drew "
-                    f"with it: {quoted(layers)}. Are they called only `if self.training`, "
-                    "with other keys, or in a function that was compiled before?"
-                )
+            if key is not None and turned_on:
+                _check_called(layers, called)
             if not return_state:
                 return output
             # Without arrays that the call has added.
@@ -173,8 +169,7 @@ def _set_modes(layers: Mapping[str, KeyedLayer], dropout: Choice | None) -> None
         return
     on = switched_on(layers, dropout)
     for path, layer in layers.items():
-        # Not by train(), which would change the modes of modules that it holds.
-        layer._training = path in on
+        layer._switch(path in on)
 
 
 def switched_on(layers: Mapping[str, KeyedLayer], dropout: Choice) -> dict[str, KeyedLayer]:
@@ -185,17 +180,33 @@ def switched_on(layers: Mapping[str, KeyedLayer], dropout: Choice) -> dict[str, 
     return choose(switched, dropout, "dropout")
 
 
+def _check_called(layers: Mapping[str, KeyedLayer], called: set[int]) -> None:
+    """Raises if layers are on, but none of them drew; a stream of keys does not count."""
+    on = {path: m for path, m in switched_on(layers, True).items() if drops(m)}
+    if on and not any(id(layer) in called for layer in on.values()):
+        raise ValueError(
+            "Received a key, and dropout that is on, but no random layer drew with it: "
+            f"{quoted(on)}. Are they called only `if self.training`, with other keys, or "
+            "in a function that was compiled before?"
+        )
+
+
 def _check_drops_with_key(
-    dropping: list[str], layers: Mapping[str, KeyedLayer], key: Key | None
+    dropping: list[str],
+    layers: Mapping[str, KeyedLayer],
+    key: Key | None,
+    args: tuple[Any, ...],
 ) -> None:
     ours = {path: layers[path] for path in dropping if path in layers}
     theirs = [path for path in dropping if path not in layers]
     if ours and key is None:
+        is_key = any(isinstance(a, mx.array) and a.dtype == mx.uint32 for a in args)
+        by_position = " A key is given by its name: key=key." if is_key else ""
         always = any(layer._draws_in_eval_mode for layer in ours.values())
         raise ValueError(
             f"Received no key, but these layers would draw: {quoted(ours)}. Each call "
             "would draw the same. Give key=mx.random.key(0)"
-            f"{'' if always else ', or dropout=False'}."
+            f"{'' if always else ', or dropout=False'}.{by_position}"
         )
     if theirs:
         raise ValueError(

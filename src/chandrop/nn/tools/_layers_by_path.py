@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from chandrop._checks import of_type
@@ -43,6 +44,8 @@ def as_module(module: object, name: str, use: str = "") -> nn.Module:
         return module
     if isinstance(module, type):
         use = f"; build it: {module.__name__}(...)"
+    elif isinstance(module, mx.array) or callable(module):
+        use += ", as the first argument"
     raise TypeError(f"Received {name} {of_type(module)}. Expected an mlx.nn.Module{use}.")
 
 

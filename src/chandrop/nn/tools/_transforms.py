@@ -154,8 +154,9 @@ CARRY = """\
 the model's state, where the keys are:
     state = [model.state, optimizer.state]
     step = mx.compile(step, inputs=state, outputs=state)
-If you carry it already, the function calls rekey or set_keys with a Python number, which
-mx.compile has fixed. Pass the number as an array: step(mx.array(number))."""
+If you carry it already, the list may be older than the model: make it after the model.
+Or the function calls rekey or set_keys with a Python number, which mx.compile has fixed.
+Pass the number as an array: step(mx.array(number))."""
 
 
 class KeysNotCarriedError(ValueError):
