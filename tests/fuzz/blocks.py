@@ -4,8 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import mlx.core as mx
 import mlx.nn as nn
-from fuzz.plain import BLOCK, TEMPERATURE, Plain
+from fuzz.plain import (
+    BLOCK,
+    TEMPERATURE,
+    Plain,
+    PlainAttention,
+    PlainConnections,
+    PlainNoise,
+)
 from fuzz.shapes import pick
 
 from chandrop.nn import (
@@ -16,6 +24,9 @@ from chandrop.nn import (
     Dropout,
     DropPath,
     GaussianDropout,
+    KeyStream,
+    MultiHeadAttention,
+    WeightDropout,
     checkpoint,
 )
 from chandrop.thin import PatchDropout, ThinDropout, ThinDropPath, ThinSequential
@@ -43,12 +54,25 @@ class Recurrent(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, drop):
+    def __init__(self, attention, mask, drop):
         super().__init__()
-        self.attention, self.drop = nn.MultiHeadAttention(WIDTH, 2), drop
+        self.attention, self.mask, self.drop = attention, mask, drop
 
     def __call__(self, x):
-        return x + self.drop(self.attention(x, x, x))
+        return x + self.drop(self.attention(x, x, x, self.mask))
+
+
+class Noise(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.next_key = mx.ones(width), KeyStream()
+
+    def __call__(self, x):
+        key = self.next_key()
+        if key.ndim == 1:
+            return x + self.scale * mx.random.normal(x.shape, key=key)
+        noise = mx.vmap(lambda key: mx.random.normal(x.shape[1:], key=key))(key)
+        return x + self.scale * noise
 
 
 class Residual(nn.Module):
@@ -121,11 +145,20 @@ LAYERS = {
     "thin path": ThinDropPath,
     "patches": PatchDropout,
 }
+ATTENDED = {"attended": (), "attended keys": 2, "attended heads": (2, 3)}
+CONNECTIONS = {"connections": (), "shared connections": 1}
 WRAPS = {"chandrop's": checkpoint, "mlx.nn's": nn.utils.checkpoint}
 
 # Which layers a model is built of: chandrop's, of them some of mlx.nn, or plain ones.
 OURS = SimpleNamespace(
     drop=lambda kind, p: LAYERS[kind](p),
+    attention=lambda width, heads, kind, p: MultiHeadAttention(
+        width, heads, dropout=p, spatial_axes=ATTENDED[kind]
+    ),
+    connected=lambda module, kind, p, name: WeightDropout(
+        module, p, CONNECTIONS[kind], name=name
+    ),
+    noise=Noise,
     chain=ThinSequential,
     thin_residual=ThinResidual,
     wrap=WRAPS.get,
@@ -136,6 +169,9 @@ UNCONVERTED.drop = lambda kind, p: (
 )
 PLAIN = SimpleNamespace(
     drop=Plain,
+    attention=PlainAttention,
+    connected=PlainConnections,
+    noise=PlainNoise,
     chain=nn.Sequential,
     thin_residual=Residual,
     wrap=lambda kind: lambda module: module,
@@ -170,7 +206,7 @@ def random_model(rng):
 
 
 def random_block(rng, depth):
-    kinds = [_feed, _feed, _convolution, _recurrent, _attention, _thin]
+    kinds = [_feed, _feed, _convolution, _recurrent, _attention, _noise, _thin]
     if depth:
         kinds += [_residual, _thin_residual, _normalised, _shared, _in_containers]
         kinds += [_checkpointed, _checkpointed]
@@ -179,38 +215,67 @@ def random_block(rng, depth):
 
 def _drop(rng, kinds=("dropout", "dropout of mlx.nn", "channels", "groups", "alpha",
                       "gaussian", "concrete", "path", "block", "thin")):  # fmt: skip
+    kind, p = _kind_and_rate(rng, kinds)
+    return Block(f"{kind} {p}", lambda of: of.drop(kind, p))
+
+
+def _kind_and_rate(rng, kinds):
     kind, p = pick(rng, kinds), pick(rng, (0.1, 0.25, 0.4, 0.5, 0.6))
     if kind != "concrete" and rng.random() < 0.05:
         p = 0.0
-    return Block(f"{kind} {p}", lambda of: of.drop(kind, p))
+    return kind, p
+
+
+def _connected(rng, build, name="weight"):
+    """A module, at times with entries of a parameter dropped."""
+    if rng.random() < 0.6:
+        return Block("all", lambda of: build())
+    kind, p = _kind_and_rate(rng, list(CONNECTIONS))
+    return Block(f"{kind} {p}", lambda of: of.connected(build(), kind, p, name))
 
 
 def _feed(rng, depth):
     drop, activation = _drop(rng), pick(rng, (nn.Tanh, nn.GELU, nn.Softplus))
+    mix = _connected(rng, lambda: nn.Linear(WIDTH, WIDTH))
     return Block(
-        f"feed({drop})",
-        lambda of: Feed(nn.Linear(WIDTH, WIDTH), activation(), drop.build(of)),
+        f"feed({mix}, {drop})",
+        lambda of: Feed(mix.build(of), activation(), drop.build(of)),
     )
 
 
 def _convolution(rng, depth):
     drop = _drop(rng)
+    mix = _connected(rng, lambda: nn.Conv1d(WIDTH, WIDTH, 3, padding=1))
     return Block(
-        f"convolution({drop})",
-        lambda of: Feed(nn.Conv1d(WIDTH, WIDTH, 3, padding=1), nn.Tanh(), drop.build(of)),
+        f"convolution({mix}, {drop})",
+        lambda of: Feed(mix.build(of), nn.Tanh(), drop.build(of)),
     )
 
 
 def _recurrent(rng, depth):
-    drop, cell = _drop(rng), pick(rng, (nn.RNN, nn.GRU, nn.LSTM))
+    drop, kind = _drop(rng), pick(rng, (nn.RNN, nn.GRU, nn.LSTM))
+    cell = _connected(rng, lambda: kind(WIDTH, WIDTH), "Whh" if kind is nn.RNN else "Wh")
     return Block(
-        f"{cell.__name__}({drop})", lambda of: Recurrent(cell(WIDTH, WIDTH), drop.build(of))
+        f"{kind.__name__}({cell}, {drop})",
+        lambda of: Recurrent(cell.build(of), drop.build(of)),
     )
 
 
 def _attention(rng, depth):
-    drop = _drop(rng)
-    return Block(f"attention({drop})", lambda of: Attention(drop.build(of)))
+    drop, mask = _drop(rng), pick(rng, (None, "causal"))
+    if rng.random() < 0.3:
+        attention = Block("of mlx.nn", lambda of: nn.MultiHeadAttention(WIDTH, 2))
+    else:
+        kind, p = _kind_and_rate(rng, list(ATTENDED))
+        attention = Block(f"{kind} {p}", lambda of: of.attention(WIDTH, 2, kind, p))
+    return Block(
+        f"attention({attention}, {mask}, {drop})",
+        lambda of: Attention(attention.build(of), mask, drop.build(of)),
+    )
+
+
+def _noise(rng, depth):
+    return Block("noise", lambda of: of.noise(WIDTH))
 
 
 def _thin(rng, depth):
