@@ -58,6 +58,12 @@ FAULTS = [
         "if shape[axis] % n < 2",
     ),
     Fault(
+        "attention draws each weight alone, whatever shares one draw",
+        "functional/_dropout_attention.py",
+        "weights = dropout_channels(weights, p, key, spatial_axes)",
+        "weights = dropout_channels(weights, p, key)",
+    ),
+    Fault(
         "blocks of three are blocks of two",
         "functional/_drop_block.py",
         "while width < size:",
@@ -86,6 +92,18 @@ FAULTS = [
         "nn/layers/_keyed_layer.py",
         "if self._keeps_all(x):",
         "if False:",
+    ),
+    Fault(
+        "a layer keeps the weights as a call has dropped them",
+        "nn/layers/_weight_dropout.py",
+        "self[self._name] = whole",
+        "pass",
+    ),
+    Fault(
+        "one key for all examples alike is a batch of keys to a model that draws itself",
+        "nn/layers/_key_stream.py",
+        "return key[0] if key.shape == (1, 2) else key",
+        "return key",
     ),
     Fault(
         "a shared layer has the largest of its paths",
