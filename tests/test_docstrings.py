@@ -1,12 +1,17 @@
-"""The public docstrings: each has an example, and what it leaves out, it points to."""
+"""The public docstrings: each has an example, and what it leaves out, it points to.
+
+The reference on the site has each of them.
+"""
 
 import inspect
+import pathlib
 import re
 
 import pytest
 
 import chandrop
 
+ROOT = pathlib.Path(__file__).parents[1]
 PUBLIC = {
     f"{package}.{name}": getattr(getattr(chandrop, package), name)
     for package in chandrop.__all__
@@ -46,3 +51,12 @@ def test_it_says_or_points_to(name):
 @pytest.mark.parametrize("name", sorted(name for name in RESULTS if RESULTS[name]))
 def test_a_result_points_to_its_function(name):
     assert f"see :func:`{RESULTS[name]}`" in docstring(PUBLIC[name])
+
+
+@pytest.mark.parametrize("package", chandrop.__all__)
+def test_the_reference_has_each_name_once(package):
+    page = (ROOT / "docs" / "api" / f"{package}.md").read_text()
+    listed = re.findall(r"^::: (.*)", page, re.MULTILINE)
+    names = getattr(chandrop, package).__all__
+    home = f"chandrop.{package}"
+    assert sorted(listed) == sorted([home, *(f"{home}.{name}" for name in names)])
