@@ -1,5 +1,8 @@
-"""What `make docs` has built: links lead somewhere, and no third party is asked."""
+"""What `make docs` has built: links lead somewhere, lists are lists, and no third
+party is asked.
+"""
 
+import re
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -67,3 +70,9 @@ def test_nothing_is_loaded_from_elsewhere(path):
         assert not urlsplit(url).netloc, url
         if not urlsplit(url).scheme:
             assert target_of(path, url).is_file(), url
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.parent.relative_to(SITE)))
+def test_no_list_is_taken_for_text(path):
+    """What a list item holds beside its text needs four spaces here, and two on GitHub."""
+    assert not re.search(r"<p>((?!</p>).)*\n- ", path.read_text(), re.DOTALL)
