@@ -175,9 +175,9 @@ def of_unfamiliar(test: Answers, letters: Answers, noise: Answers) -> Figure:
     areas = told_apart(test, letters)
     more = "more" if areas[MUTUAL_INFORMATION] > 0.5 else "no more"
     figure = picture(
-        f"Subnetworks disagree {more} on letters than on digits, and their entropy tells the "
-        f"two apart with an AUROC of {areas[ENTROPY]:.2f}, that of the network alone with "
-        f"{areas[ENTROPY_OFF]:.2f}",
+        f"Subnetworks disagree {more} on letters than on digits, and their entropy tells "
+        f"the two apart with an AUROC of {areas[ENTROPY]:.2f}, that of the network alone "
+        f"with {areas[ENTROPY_OFF]:.2f}",
         height=4.9,
     )
     groups = (test, letters, noise)
