@@ -1,6 +1,4 @@
-"""What `make docs` has built: links lead somewhere, lists are lists, and no third
-party is asked.
-"""
+"""What `make docs` has built: links lead somewhere, lists are lists, all is our own."""
 
 import re
 from functools import cache
