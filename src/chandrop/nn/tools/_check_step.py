@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -18,7 +17,12 @@ from chandrop.nn._snapshot import Snapshot, restored_on_exit
 from chandrop.nn._threads import model_lock
 from chandrop.nn.tools._convert import drops, mlx_dropouts
 from chandrop.nn.tools._layers_by_path import quoted
-from chandrop.nn.tools._model_keys import check_has_layers, get_keys, keyed_layers
+from chandrop.nn.tools._model_keys import (
+    check_has_layers,
+    get_keys,
+    hashes,
+    keyed_layers,
+)
 from chandrop.nn.tools._transforms import CARRY, KeysNotCarriedError, unwrapped_imports
 
 _REBUILD = """
@@ -255,8 +259,8 @@ def _check_ranks_differ(
     ranks = mx.distributed.init()
     if ranks.size() == 1:
         return
-    hashes = mx.array([crc32(keys[path].encode()) for path in dropping], dtype=mx.uint32)
-    gathered: Any = mx.distributed.all_gather(hashes[None], group=ranks).tolist()
+    words = hashes(keys[path] for path in dropping)
+    gathered: Any = mx.distributed.all_gather(words[None], group=ranks).tolist()
     same = [
         path
         for path, on_ranks in zip(dropping, zip(*gathered, strict=True), strict=True)

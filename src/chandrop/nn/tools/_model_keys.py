@@ -1,7 +1,6 @@
 """The keys of a model's layers, by path."""
 
-from collections.abc import Mapping
-from zlib import crc32
+from collections.abc import Iterable, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -139,11 +138,17 @@ def check_has_layers(
 def assign_keys(layers: Mapping[str, KeyedLayer], key: Key) -> None:
     """Derives the key of every layer from `key` and its path, in one call, and sets it."""
     _check_layer_key(key)
-    hashes = [crc32(path.encode()) for path in layers]
-    words = mx.array(hashes, dtype=mx.uint32).reshape(-1, *(1,) * (key.ndim - 1))
+    words = hashes(layers).reshape(-1, *(1,) * (key.ndim - 1))
     keys = mx.split(fold_in(key, words).flatten(0, 1), len(layers))
     for layer, layer_key in zip(layers.values(), keys, strict=True):
         layer._key = layer_key
+
+
+def hashes(texts: Iterable[str]) -> mx.array:
+    """Returns the CRC-32 of each text in UTF-8, as uint32."""
+    from zlib import crc32  # Late, to import chandrop faster.
+
+    return mx.array([crc32(text.encode()) for text in texts], dtype=mx.uint32)
 
 
 def _check_layer_key(key: Key) -> None:
