@@ -60,8 +60,9 @@ def predict(
     """Predicts with subnetworks or an ensemble, and measures how uncertain predictions are.
 
     Each key chooses one subnetwork of a model, the same for every example, no matter how
-    the examples are batched. An ensemble's samples are those of each model with each key.
-    Samples are summarised as they arrive and never held all together.
+    the examples are batched; a warning names a :class:`chandrop.nn.KeyStream`, whose key is
+    that of a batch. An ensemble's samples are those of each model with each key. Samples
+    are summarised as they arrive and never held all together.
 
     Args:
         models: a trained model, as for :func:`sample`; an ensemble, a list or tuple of such
