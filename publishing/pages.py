@@ -42,14 +42,15 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: Any) -> str:
     here = posixpath.dirname(page.file.src_uri)
 
     def resolve(target: str) -> str | None:
-        target, hash, anchor = target.partition("#")
+        target, sign, anchor = target.partition("#")
+        anchor = sign + anchor
         linked = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         ours = FROM_ROOT.get(linked, linked.removeprefix("docs/"))
         if files.get_file_from_path(ours):
-            return posixpath.relpath(ours, here or ".") + hash + anchor
+            return posixpath.relpath(ours, here or ".") + anchor
         if not (ROOT / linked).exists():
             # MkDocs warns of it.
-            return target + hash + anchor
-        return f"{address()}/blob/main/{linked}{hash}{anchor}" if address() else None
+            return target + anchor
+        return f"{address()}/blob/main/{linked}{anchor}" if address() else None
 
     return with_links(markdown, resolve)

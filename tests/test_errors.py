@@ -760,6 +760,9 @@ def test_arguments_in_another_order(key):
             call()
     with pytest.raises(ValueError, match=r"A key is given by its name: key=key\."):
         chandrop.nn.functional_call(model, {}, x, key)
+    tokens = mx.zeros((4, 3), mx.uint32)
+    with pytest.raises(ValueError, match=r"or dropout=False\.$"):
+        chandrop.nn.functional_call(model, {}, tokens)
 
 
 def test_arguments_of_attention(key):
@@ -771,6 +774,13 @@ def test_arguments_of_attention(key):
         attention(16, 4, dropout_p=0.1)
     with pytest.raises(TypeError, match=r"a float in the place of a width.*dropout=0\.1\)"):
         attention(16, 4, 0.1)
+
+    class Scaled(attention):
+        def __init__(self, dims, num_heads, temperature):
+            super().__init__(dims, num_heads)
+            self.temperature = temperature
+
+    assert Scaled(16, 4, 0.5).temperature == 0.5
     module = attention(16, 4)
     for word in ("p", "dropout", "rate"):
         with pytest.raises(AttributeError, match=r"attention\.dropout\.p = 0\.2"):

@@ -172,7 +172,10 @@ def test_compiled_steps_draw_what_eager_ones_do(compiles):
 
 def test_export(key, get_key, tmp_path):
     model, path, x = Noise(), str(tmp_path / "noise.mlxfn"), mx.zeros((2, 3))
-    call = lambda x, key: functional_call(model, {}, x, key=key)  # noqa: E731
+
+    def call(x, key):
+        return functional_call(model, {}, x, key=key)
+
     mx.export_function(path, call, x, key)
     imported = mx.import_function(path)
     for _ in range(2):

@@ -363,10 +363,11 @@ def flax_nnx_attention_function(q, k, v, seed):
 def equinox_attention(q, k, v, seed):
     (heads, _), d = heads_of(q.shape, v), q.shape[-1]
     layer = equinox.nn.MultiheadAttention(heads, d, dropout_p=P, key=jax.random.key(0))
-    weights = lambda layer: [  # noqa: E731
-        part.weight
-        for part in (layer.query_proj, layer.key_proj, layer.value_proj, layer.output_proj)
-    ]
+
+    def weights(layer):
+        parts = layer.query_proj, layer.key_proj, layer.value_proj, layer.output_proj
+        return [part.weight for part in parts]
+
     layer = equinox.tree_at(weights, layer, [jnp.eye(d)] * 4)
     keys = jax.random.split(jax.random.key(seed), len(q))
     return jax.vmap(lambda q, k, v, key: layer(q, k, v, key=key))(q, k, v, keys)

@@ -36,11 +36,6 @@ class MultiHeadAttention(nn.MultiHeadAttention):
         """Creates a module; an error about its arguments tells the right ones."""
         if args or kwargs:
             check_arguments(cls, args, kwargs)
-        if any(isinstance(width, float) for width in args[2:7]):
-            raise TypeError(
-                "Received a float in the place of a width. Expected the rate by its name: "
-                f"{cls.__name__}(16, 4, dropout=0.1)."
-            )
         return super().__new__(cls, *args, **kwargs)
 
     def __init__(
@@ -65,25 +60,25 @@ class MultiHeadAttention(nn.MultiHeadAttention):
             dropout: the probability of dropping a weight; see :class:`AttentionDropout`,
                 also for `spatial_axes` and `key`. Default: 0.
         """
-        super().__init__(
-            dims,
-            num_heads,
+        widths = (
             query_input_dims,
             key_input_dims,
             value_input_dims,
             value_dims,
             value_output_dims,
-            bias,
         )
+        if any(isinstance(width, float) for width in widths):
+            raise TypeError(
+                "Received a float in the place of a width. Expected the rate by its name: "
+                f"MultiHeadAttention({dims}, {num_heads}, dropout=0.1)."
+            )
+        super().__init__(dims, num_heads, *widths, bias)
         self.dropout = AttentionDropout(dropout, spatial_axes, key=key)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_layer = isinstance(value, nn.Module)
-        if (
-            name in {*NAMES_OF_RATE, "p"}
-            and not is_layer
-            and not declares(type(self), name)
-        ):
+        is_rate = name == "p" or name in NAMES_OF_RATE
+        is_part = isinstance(value, nn.Module)
+        if is_rate and not is_part and not declares(type(self), name):
             raise AttributeError(
                 f"Received {name} for a {type(self).__name__}. Expected the rate of its "
                 "layer: attention.dropout.p = 0.2."

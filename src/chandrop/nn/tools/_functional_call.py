@@ -200,7 +200,8 @@ def _check_drops_with_key(
     ours = {path: layers[path] for path in dropping if path in layers}
     theirs = [path for path in dropping if path not in layers]
     if ours and key is None:
-        is_key = any(isinstance(a, mx.array) and a.dtype == mx.uint32 for a in args)
+        arrays = [a for a in args if isinstance(a, mx.array) and a.dtype == mx.uint32]
+        is_key = any(array.shape[-1:] == (2,) for array in arrays)
         by_position = " A key is given by its name: key=key." if is_key else ""
         always = any(layer._draws_in_eval_mode for layer in ours.values())
         raise ValueError(
